@@ -1,0 +1,45 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV := .local/tools/bin/uv
+BIN := .venv/bin
+
+.PHONY: help run test lint lock clean
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# uv is put beside the project, not into the machine; from there on it needs neither pip nor venv of the machine.
+$(UV): requirements-dev.txt
+	@echo "Installing uv into .local/tools"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --upgrade --target .local/tools \
+		"$$(grep -oE '^uv==[^ ]+' requirements-dev.txt)"
+	@touch $@
+
+.venv/installed: requirements-dev.txt $(UV)
+	@echo "Installing the locked environment into .venv"
+	@$(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' .venv
+	@$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.txt
+	@touch $@
+
+run: .venv/installed ## Airflow on 8080, the API on 8989 and a trained model, until Ctrl-C
+	@exec $(BIN)/python launcher.py
+
+test: .venv/installed ## every test that needs no Docker
+	@$(BIN)/python -m pytest
+
+lint: .venv/installed ## ruff and the type check
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy app dags plugins tests launcher.py
+
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
+
+lock: $(UV) ## the three requirements files again, from pyproject.toml
+	@$(COMPILE) --group dev --output-file requirements-dev.txt
+	@$(COMPILE) --group dag --constraint requirements-dev.txt --output-file requirements.txt
+	@$(COMPILE) --group api --constraint requirements-dev.txt --output-file app/requirements.txt
+
+clean: ## what the others made, away: environment, state, logs and models
+	@rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache
+	@find logs models -mindepth 1 ! -name .gitkeep -delete
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

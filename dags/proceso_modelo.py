@@ -1,0 +1,292 @@
+"""Train the penguin model from the raw CSV and publish it for the API.
+
+| task | does |
+|---|---|
+| `check_source` | holds the CSV against the schema, before anything is dropped |
+| `drop_schema` | drops and recreates the schema of the connection `mysql_default` |
+| `create_raw_table` | makes `penguins_raw`, empty |
+| `load_raw_data` | loads the CSV in one transaction and proves the row count |
+| `preprocess` | cleans the rows and splits them, stratified by species |
+| `train` | fits one scikit-learn pipeline: imputation, one-hot, standard scaling, random forest |
+| `validate` | scores it on the held-out rows and judges it against the model that serves now |
+| `publish` | signs the `.pkl`, puts it on the shared volume and makes it the one that the API serves |
+
+A file that does not fit, a lower accuracy or a lost database leave the serving model as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import DAG, Asset, BaseHook, ExceptionRetryPolicy, Param, RetryAction, RetryRule
+
+from penguins.schema import CSV_NAME, TABLE
+
+if TYPE_CHECKING:
+    from penguins.registry import Registry
+    from penguins.warehouse import Warehouse
+
+CONNECTION_ID = "mysql_default"
+MODEL = Asset(name="penguin_model", uri="file://models/current")
+
+# A database that went away may come back. Whatever else went wrong, goes wrong again.
+RETRY_LOST_DATABASE = ExceptionRetryPolicy(
+    rules=[
+        RetryRule("penguins.warehouse.DatabaseLostError", RetryAction.RETRY, reason="the database was lost"),
+        RetryRule(Exception, RetryAction.FAIL, reason="not a lost database: another try would fail likewise"),
+    ]
+)
+
+
+log = logging.getLogger(__name__)
+
+
+def _warehouse() -> Warehouse:
+    from penguins.warehouse import open_warehouse
+
+    return open_warehouse(BaseHook.get_connection(CONNECTION_ID).get_hook())
+
+
+def _registry() -> Registry:
+    from penguins.registry import Registry
+
+    return Registry.from_environment()
+
+
+def check_source(params: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from penguins.source import check_source as check
+
+    _registry().remove_run_folders()
+    source = check(Path(__file__).parent / params["csv_path"], test_size=params["test_size"])
+    log.info(f"{source.path}: {source.rows} rows fit the schema; with a measurement: {source.class_counts}")
+    return asdict(source)
+
+
+def drop_schema(params: dict[str, Any]) -> None:
+    emptied = _warehouse().drop_schema(drop_foreign=params["drop_foreign_tables"])
+    log.info(f"dropped and recreated {emptied}")
+
+
+def create_raw_table() -> None:
+    _warehouse().create_raw_table()
+    log.info(f"created {TABLE}")
+
+
+def load_raw_data(ti: Any) -> int:
+    from penguins.source import Source
+
+    rows = _warehouse().load(Source(**ti.xcom_pull(task_ids="check_source")))
+    log.info(f"{TABLE} holds {rows} rows, as many as the file")
+    return rows
+
+
+def preprocess(params: dict[str, Any], run_id: str) -> dict[str, int]:
+    from penguins.training import clean, split
+
+    raw = _warehouse().read()
+    frame = clean(raw)
+    train, test = split(frame, test_size=params["test_size"], random_state=params["random_state"])
+    folder = _registry().run_folder(run_id)
+    train.to_parquet(folder / "train.parquet")
+    test.to_parquet(folder / "test.parquet")
+    rows = {"raw": raw.num_rows, "clean": len(frame), "train": len(train), "test": len(test)}
+    log.info(f"rows: {rows}")
+    return rows
+
+
+def train(params: dict[str, Any], run_id: str) -> dict[str, Any]:
+    import hashlib
+
+    import pandas as pd
+
+    from penguins.training import build_pipeline, fit
+
+    folder = _registry().run_folder(run_id)
+    rows = pd.read_parquet(folder / "train.parquet")
+    pipeline = build_pipeline(
+        n_estimators=params["n_estimators"],
+        max_samples=params["max_samples"],
+        random_state=params["random_state"],
+        rows=len(rows),
+    )
+    pickled = fit(pipeline, rows)
+    (folder / "model.pkl").write_bytes(pickled)
+    log.info(f"trained {params['n_estimators']} trees on {len(rows)} rows; the pickle has {len(pickled)} bytes")
+    return {"sha256": hashlib.sha256(pickled).hexdigest(), "size_bytes": len(pickled)}
+
+
+def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
+    import json
+
+    import pandas as pd
+
+    from penguins.validation import GateError, evaluate
+
+    registry = _registry()
+    folder = registry.run_folder(run_id)
+    facts = evaluate(
+        _trained_pickle(folder, ti),
+        pd.read_parquet(folder / "train.parquet"),
+        pd.read_parquet(folder / "test.parquet"),
+        registry=registry,
+        min_accuracy=params["min_accuracy"],
+        max_accuracy_drop=params["max_accuracy_drop"],
+        random_state=params["random_state"],
+    )
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    metrics = facts["metrics"]
+    log.info(f"metrics: {json.dumps(metrics, indent=2)}")
+    ti.xcom_push(key="gate", value=metrics["gate"])
+    if not metrics["gate"]["passed"]:
+        raise GateError(f"{metrics['gate']['reason']}. The serving model stays as it is.")
+    return metrics
+
+
+def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) -> dict[str, Any]:
+    import json
+    import shutil
+
+    registry = _registry()
+    folder = registry.run_folder(run_id)
+    source = ti.xcom_pull(task_ids="check_source")
+    manifest = registry.publish(
+        _trained_pickle(folder, ti),
+        {
+            **json.loads((folder / "facts.json").read_text(encoding="utf-8")),
+            "dag_run_id": run_id,
+            "data": {"sha256": source["sha256"], "rows": source["rows"]},
+            "params": dict(params),
+        },
+    )
+    shutil.rmtree(folder)
+    event = {
+        "version": manifest["version"],
+        "accuracy": manifest["metrics"]["accuracy"],
+        "sha256": manifest["sha256"],
+    }
+    outlet_events[MODEL].extra = event
+    log.info(f"published {event}")
+    return event
+
+
+def _trained_pickle(folder: Path, ti: Any) -> bytes:
+    """Return the bytes that the train task wrote, and nothing else that may lie there by now."""
+    import hashlib
+
+    pickled = (folder / "model.pkl").read_bytes()
+    trained = ti.xcom_pull(task_ids="train")["sha256"]
+    if (came := hashlib.sha256(pickled).hexdigest()) != trained:
+        raise ValueError(f"{folder / 'model.pkl'} has the sha256 {came}, the train task wrote {trained}: run it again")
+    return pickled
+
+
+with DAG(
+    dag_id="modelo_penguin",
+    description=__doc__.partition(".")[0],
+    doc_md=__doc__,
+    schedule=None,
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    tags=["penguins", "training"],
+    default_args={
+        "retries": 3,
+        "retry_delay": timedelta(seconds=20),
+        "retry_policy": RETRY_LOST_DATABASE,
+    },
+    params={
+        "csv_path": Param(
+            CSV_NAME,
+            type="string",
+            minLength=1,
+            title="CSV file",
+            description="Path of the raw data, relative to the DAG's folder or absolute, on the worker.",
+            section="Data",
+        ),
+        "drop_foreign_tables": Param(
+            False,
+            type="boolean",
+            title="Drop foreign tables",
+            description="Also drop tables of the schema that this DAG did not make.",
+            section="Data",
+        ),
+        "test_size": Param(
+            0.2,
+            type="number",
+            minimum=0.05,
+            maximum=0.5,
+            title="Test size",
+            description="Fraction of the rows that is held out for validation.",
+            section="Training",
+        ),
+        "random_state": Param(
+            42,
+            type="integer",
+            minimum=0,
+            maximum=2**32 - 1,
+            title="Random state",
+            description="Seed of the split and of the forest. The same data and seed give the same model.",
+            section="Training",
+        ),
+        "n_estimators": Param(
+            100,
+            type="integer",
+            minimum=1,
+            maximum=2000,
+            title="Trees",
+            description="Number of trees in the forest.",
+            section="Training",
+        ),
+        "max_samples": Param(
+            100_000,
+            type="integer",
+            minimum=10,
+            title="Rows per tree",
+            description="Rows that a tree sees at most. It only limits tables that have more.",
+            section="Training",
+        ),
+        "min_accuracy": Param(
+            0.9,
+            type="number",
+            minimum=0,
+            maximum=1,
+            title="Minimum accuracy",
+            description="Held-out accuracy under which the run fails and nothing is published.",
+            section="Gate",
+        ),
+        "max_accuracy_drop": Param(
+            0.02,
+            type="number",
+            minimum=0,
+            maximum=1,
+            title="Maximum drop in accuracy",
+            description="How much lower than the serving model's, on the same rows, the accuracy may be.",
+            section="Gate",
+        ),
+    },
+) as dag:
+    check_source_task = PythonOperator(task_id="check_source", python_callable=check_source)
+    drop_schema_task = PythonOperator(task_id="drop_schema", python_callable=drop_schema)
+    create_raw_table_task = PythonOperator(task_id="create_raw_table", python_callable=create_raw_table)
+    load_raw_data_task = PythonOperator(task_id="load_raw_data", python_callable=load_raw_data)
+    preprocess_task = PythonOperator(task_id="preprocess", python_callable=preprocess)
+    train_task = PythonOperator(task_id="train", python_callable=train)
+    validate_task = PythonOperator(task_id="validate", python_callable=validate)
+    publish_task = PythonOperator(task_id="publish", python_callable=publish, outlets=[MODEL])
+
+    (
+        check_source_task
+        >> drop_schema_task
+        >> create_raw_table_task
+        >> load_raw_data_task
+        >> preprocess_task
+        >> train_task
+        >> validate_task
+        >> publish_task
+    )

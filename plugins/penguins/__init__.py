@@ -1,0 +1,1 @@
+"""What the DAG and the API share: the columns, the database, the training, the registry and the inference."""

@@ -1,0 +1,144 @@
+"""From a record to a prediction, and the proof that a loaded model predicts as the trained one did."""
+
+from __future__ import annotations
+
+import pickle
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from penguins.schema import FEATURES, Number
+
+# A pickle means the same only under the libraries that made it.
+LIBRARIES = ("scikit-learn", "numpy", "pandas")
+TOLERANCE = 1e-6
+
+Record = Mapping[str, Any]
+
+
+class ModelError(RuntimeError):
+    """The model cannot be trusted here: other libraries, no model at all, or other predictions than in training."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class, and the probability of each class by its name."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A proven pipeline.
+
+    Attributes
+    ----------
+    pipeline : sklearn.pipeline.Pipeline
+    classes : tuple of str
+        In the order of the probabilities' columns.
+    predictor : str
+        What computes the predictions.
+    """
+
+    pipeline: Any
+    classes: tuple[str, ...]
+    predictor: str = "pipeline"
+
+    def predict(self, records: Sequence[Record]) -> list[Prediction]:
+        """Predict records of the schema's features, None for what is missing; in the same order."""
+        probabilities = self.pipeline.predict_proba(to_frame(records))
+        labels = np.asarray(self.classes, dtype=object)[probabilities.argmax(axis=1)]
+        return [
+            Prediction(label, dict(zip(self.classes, row, strict=True)))
+            for label, row in zip(labels, probabilities.tolist(), strict=True)
+        ]
+
+
+def to_frame(records: Sequence[Record] | pd.DataFrame) -> pd.DataFrame:
+    """Return the features as the pipeline takes them.
+
+    Returns
+    -------
+    pandas.DataFrame, shape (n_records, n_features)
+        In the schema's order: float64 for numbers, object for categories, NaN for what is missing.
+    """
+    names = [c.name for c in FEATURES]
+    frame = pd.DataFrame(records, columns=names)
+    for column in FEATURES:
+        values = frame[column.name]
+        if isinstance(column, Number):
+            frame[column.name] = values.astype("float64")
+        else:
+            frame[column.name] = values.astype(object).where(values.notna(), np.nan)
+    return frame
+
+
+def library_versions() -> dict[str, str]:
+    """Return what a model is trained under: Python's version and that of each library that the pickle needs."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
+    """Open a pickle whose signature was verified, and prove it on its golden rows.
+
+    Parameters
+    ----------
+    pickled : bytes
+        As read and verified by the registry. Unpickling runs code: nothing unverified may come in here.
+    manifest : mapping
+        The manifest that was verified with it: `libraries`, `classes` and `golden` are used.
+
+    Raises
+    ------
+    ModelError
+        If a library differs from the one that trained the model, the pickle does not open, or a golden row comes
+        out differently.
+    """
+    here = library_versions()
+    differing = [
+        f"{name} {manifest['libraries'].get(name)}, here is {here[name]}"
+        for name in LIBRARIES
+        if manifest["libraries"].get(name) != here[name]
+    ]
+    if differing:
+        raise ModelError(f"trained under {'; '.join(differing)}. Train again, or install those versions.")
+    try:
+        pipeline = pickle.loads(pickled)  # noqa: S301 - its signature and sha256 were verified
+        model = Model(pipeline, tuple(str(name) for name in pipeline.classes_))
+    except Exception as error:
+        raise ModelError(f"the pickle does not open as a classifier: {error!r}") from error
+    if list(model.classes) != manifest["classes"]:
+        raise ModelError(f"the pickle's classes are {list(model.classes)}, the manifest's {manifest['classes']}")
+    prove(model, manifest["golden"])
+    return model
+
+
+def golden_rows(model: Model, records: Sequence[Record]) -> dict[str, Any]:
+    """Return records and what the model says of them: the manifest's `golden`."""
+    predictions = model.predict(records)
+    return {
+        "records": [dict(r) for r in records],
+        "labels": [p.label for p in predictions],
+        "probabilities": [list(p.probabilities.values()) for p in predictions],
+    }
+
+
+def prove(model: Model, golden: Mapping[str, Any]) -> None:
+    """Raise ModelError unless every golden row has its label, and its probabilities within 1e-6."""
+    try:
+        predictions = model.predict(golden["records"])
+    except Exception as error:
+        raise ModelError(f"the golden rows cannot be predicted: {error!r}") from error
+    expected = zip(golden["labels"], golden["probabilities"], strict=True)
+    for number, (prediction, (label, probabilities)) in enumerate(zip(predictions, expected, strict=True), start=1):
+        came = list(prediction.probabilities.values())
+        if prediction.label != label or not np.allclose(came, probabilities, rtol=0, atol=TOLERANCE):
+            raise ModelError(
+                f"golden row {number} gives {prediction.label} {came}; in training it gave {label} {probabilities}"
+            )

@@ -1,0 +1,285 @@
+"""The models on the shared volume: published whole or not at all, signed, and never opened unverified.
+
+Layout of `MODELS_DIR`::
+
+    <version>/model.pkl  manifest.json   immutable once visible
+    current                              one line: the version that serves
+    runs/<run_id>/                       a run's work
+
+On the command line::
+
+    python -m penguins.registry list | verify | activate VERSION
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+VERSIONS_KEPT = 10
+_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_STAGING = ".staging-"
+
+
+class RegistryError(RuntimeError):
+    """A version that is not there, not whole or not signed with this key."""
+
+
+class NoModelError(RegistryError):
+    """Nothing was published yet."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The versions in one folder, signed with one key.
+
+    Parameters
+    ----------
+    root : Path
+    key_file : Path
+        Holds the signing key, any bytes. It is read at each use, so that a new key needs no restart.
+    """
+
+    root: Path
+    key_file: Path
+
+    @classmethod
+    def from_environment(cls) -> Registry:
+        """Return the registry that `MODELS_DIR` and `MODEL_SIGNING_KEY_FILE` name; without them, the checkout's."""
+        return cls(
+            root=Path(os.environ.get("MODELS_DIR") or PROJECT / "models"),
+            key_file=Path(os.environ.get("MODEL_SIGNING_KEY_FILE") or PROJECT / ".local" / "model_signing.key"),
+        )
+
+    def versions(self) -> list[str]:
+        """Return the versions, newest first."""
+        try:
+            names = [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        return sorted((name for name in names if _VERSION.fullmatch(name)), reverse=True)
+
+    def current(self) -> str:
+        """Return the version that serves.
+
+        Raises
+        ------
+        NoModelError
+            Before the first publish.
+        RegistryError
+            If the pointer holds anything but a version's name.
+        """
+        try:
+            version = (self.root / "current").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            raise NoModelError(f"there is no model in {self.root} yet: trigger the DAG modelo_penguin") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RegistryError(f"{self.root / 'current'} cannot be read: {error}") from error
+        return _checked(version)
+
+    def manifest(self, version: str) -> dict[str, Any]:
+        """Return a version's manifest, or raise RegistryError if it is missing or not signed with this key."""
+        path = self.root / _checked(version) / "manifest.json"
+        try:
+            manifest = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"version {version}: its manifest cannot be read: {error}") from error
+        signature = manifest.pop("signature", "") if isinstance(manifest, dict) else ""
+        if not hmac.compare_digest(str(signature).encode(), self._sign(manifest).encode()):
+            raise RegistryError(
+                f"version {version}: its signature does not match the key in {self.key_file}. It was changed after "
+                "publishing, or signed with another key. Train again, or activate another version."
+            )
+        if manifest["version"] != version:
+            raise RegistryError(f"version {version}: its manifest is that of {manifest['version']}")
+        return manifest
+
+    def read(self, version: str) -> tuple[dict[str, Any], bytes]:
+        """Return the manifest and the pickle's bytes, both verified; RegistryError otherwise."""
+        manifest = self.manifest(version)
+        try:
+            pickled = (self.root / version / "model.pkl").read_bytes()
+        except OSError as error:
+            raise RegistryError(f"version {version}: its pickle cannot be read: {error}") from error
+        if (sha256 := hashlib.sha256(pickled).hexdigest()) != manifest["sha256"]:
+            raise RegistryError(
+                f"version {version}: its pickle's sha256 is {sha256}, the manifest says {manifest['sha256']}. "
+                "Train again, or activate another version."
+            )
+        return manifest, pickled
+
+    def publish(self, pickled: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a version and make it the one that serves.
+
+        The version is written beside, flushed to disk and renamed into place; then the pointer is replaced. A crash
+        at any point leaves `current` on a whole version.
+
+        Parameters
+        ----------
+        pickled : bytes
+        facts : mapping
+            JSON values for the manifest, besides version, created_at, sha256 and size_bytes, which are added.
+
+        Returns
+        -------
+        dict
+            The manifest.
+        """
+        sha256 = hashlib.sha256(pickled).hexdigest()
+        with self._lock():
+            self._remove_leftovers()
+            created_at = datetime.now(UTC).replace(microsecond=0)
+            while (self.root / (version := f"{created_at:%Y%m%dT%H%M%SZ}-{sha256[:8]}")).exists():
+                created_at += timedelta(seconds=1)  # the same model twice within a second
+            manifest = {
+                **facts,
+                "version": version,
+                "created_at": created_at.isoformat().replace("+00:00", "Z"),
+                "sha256": sha256,
+                "size_bytes": len(pickled),
+            }
+            signed = {**manifest, "signature": self._sign(manifest)}
+            staging = self.root / f"{_STAGING}{uuid.uuid4().hex}"
+            staging.mkdir()
+            _write(staging / "model.pkl", pickled)
+            _write(staging / "manifest.json", json.dumps(signed, indent=2, allow_nan=False).encode())
+            _flush_folder(staging)
+            staging.rename(self.root / version)
+            _flush_folder(self.root)
+            self._point_to(version)
+            self._prune()
+        return manifest
+
+    def activate(self, version: str) -> None:
+        """Make a version serve, once it is verified. This is the rollback."""
+        with self._lock():
+            self.read(version)
+            self._point_to(version)
+
+    def run_folder(self, run_id: str) -> Path:
+        """Return the folder of a run's work, made if need be."""
+        # Airflow lets a run be named freely; here it must stay one folder of that name.
+        folder = self.root / "runs" / (re.sub(r"[^\w.:+-]", "_", run_id).lstrip(".") or "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def remove_run_folders(self) -> None:
+        """Remove what finished and failed runs left."""
+        shutil.rmtree(self.root / "runs", ignore_errors=True)
+
+    def _sign(self, manifest: Any) -> str:
+        try:
+            key = self.key_file.read_bytes().strip()
+        except OSError as error:
+            raise RegistryError(
+                f"the signing key {self.key_file} cannot be read: {error.strerror}. It is made by `make run` and by "
+                "the stack's first start; MODEL_SIGNING_KEY_FILE names another."
+            ) from error
+        if len(key) < 32:
+            raise RegistryError(f"the signing key {self.key_file} has {len(key)} bytes; accepted are 32 or more")
+        canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+        return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
+
+    def _point_to(self, version: str) -> None:
+        beside = self.root / f"{_STAGING}{uuid.uuid4().hex}"
+        _write(beside, f"{version}\n".encode())
+        beside.replace(self.root / "current")
+        _flush_folder(self.root)
+
+    def _remove_leftovers(self) -> None:
+        # Only the holder of the lock writes these, so what is there now is a crashed publisher's.
+        for path in self.root.glob(f"{_STAGING}*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _prune(self) -> None:
+        serving = self.current()
+        for version in self.versions()[VERSIONS_KEPT:]:
+            if version != serving:
+                shutil.rmtree(self.root / version)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _checked(version: str) -> str:
+    if not _VERSION.fullmatch(version):
+        raise RegistryError(f"{version[:80]!r} is not a version; one looks like 20260131T235959Z-0123abcd")
+    return version
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, and return its exit code: 1 where a version is bad or not there."""
+    parser = argparse.ArgumentParser(prog="python -m penguins.registry", description="The published models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the versions, newest first, and which one serves")
+    commands.add_parser("verify", help="check the signature and the checksum of every version")
+    commands.add_parser("activate", help="make a version serve").add_argument("version")
+    chosen = parser.parse_args(arguments)
+    registry = Registry.from_environment()
+    try:
+        if chosen.command == "activate":
+            registry.activate(chosen.version)
+            print(f"{chosen.version} serves now")
+            return 0
+        return _print_versions(registry, whole=chosen.command == "verify")
+    except RegistryError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _print_versions(registry: Registry, *, whole: bool) -> int:
+    current = registry.current()
+    bad = 0
+    for version in registry.versions():
+        try:
+            manifest = registry.read(version)[0] if whole else registry.manifest(version)
+            said = f"accuracy {manifest['metrics']['accuracy']:.4f}  {manifest['dag_run_id']}"
+        except RegistryError as error:
+            bad += 1
+            said = f"BAD: {error}"
+        print(f"{'*' if version == current else ' '} {version}  {said}")
+    if current not in registry.versions():
+        bad += 1
+        print(f"the serving version {current} is not there", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Hold a CSV file against the schema, before anything else happens to the data."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from penguins.schema import COLUMNS, MISSING, NUMBERS, TARGET, Category, Number
+
+PROBLEMS_SHOWN = 20
+# Cross-validation puts at least one row of each class into each of its ten folds.
+MIN_ROWS_PER_CLASS = 10
+
+# What Python, MySQL and SQLite all read as the same number: no "1_000", no "nan", no padding.
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+class SourceError(ValueError):
+    """The file does not fit the schema. The message names line, column, value and rule."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that fits the schema.
+
+    Attributes
+    ----------
+    path : str
+    rows : int
+        Records, the header not counted.
+    sha256 : str
+        Of the file's bytes.
+    line_ending : str
+        ``"\\n"`` or ``"\\r\\n"``, the same on every line.
+    class_counts : dict of str to int
+        Rows of each class that have at least one measurement.
+    """
+
+    path: str
+    rows: int
+    sha256: str
+    line_ending: str
+    class_counts: dict[str, int]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits, reading it in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_number(column: Number, text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) and column.minimum <= float(text) <= column.maximum
+
+
+def check_source(path: Path, test_size: float) -> Source:
+    """Read the whole file once, row by row, and check each value against its column.
+
+    Parameters
+    ----------
+    path : Path
+        A UTF-8 CSV file with a header. A byte order mark and CRLF line ends are accepted.
+    test_size : float
+        Fraction of the rows that will be held out, to know whether the classes can be split.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    SourceError
+        With the first 20 problems and how many more there are.
+    """
+    try:
+        with path.open("rb") as file:
+            line_ending = "\r\n" if file.readline().endswith(b"\r\n") else "\n"
+    except OSError as error:
+        raise SourceError(
+            f"cannot read {path}: {error.strerror}. Accepted is a CSV file; give its path as the param csv_path."
+        ) from error
+
+    problems: list[str] = []
+    problem_count = 0
+    rows = 0
+    class_counts: Counter[str] = Counter()
+    for line, values in _records(path, line_ending):
+        rows += 1
+        found = _problems(line, values)
+        problem_count += len(found)
+        problems += found[: PROBLEMS_SHOWN - len(problems)]
+        if not found:
+            row = dict(zip((c.name for c in COLUMNS), values, strict=True))
+            if not NUMBERS or any(row[c.name] not in MISSING for c in NUMBERS):
+                class_counts[row[TARGET.name]] += 1
+    if problem_count > len(problems):
+        problems.append(f"... and {problem_count - len(problems)} more")
+    if problems:
+        raise SourceError(
+            f"{path} does not fit the schema. Nothing was dropped or loaded. Correct these:\n" + "\n".join(problems)
+        )
+    _check_classes(path, class_counts, test_size)
+    return Source(
+        path=str(path),
+        rows=rows,
+        sha256=sha256_of(path),
+        line_ending=line_ending,
+        class_counts={name: class_counts[name] for name in TARGET.values if class_counts[name]},
+    )
+
+
+def read_records(source: Source) -> Iterator[list[str]]:
+    """Yield the values of each record of a checked file, in the file's order."""
+    for _, values in _records(Path(source.path), source.line_ending):
+        yield values
+
+
+def _records(path: Path, line_ending: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, values) after the header, which must be the schema's."""
+    expected = [c.name for c in COLUMNS]
+    # Bytes that are not UTF-8 become lone surrogates, so that the check can name their line and column.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        reader = csv.reader(_same_line_ends(path, file, line_ending), strict=True)
+        line = 1
+        try:
+            header = next(reader, None)
+            if header != expected:
+                came = "nothing: the file is empty" if header is None else ",".join(map(ascii, header))
+                raise SourceError(f"{path}, line 1: the header is {came}; expected is {','.join(expected)}")
+            while True:
+                line = reader.line_num + 1
+                try:
+                    values = next(reader)
+                except StopIteration:
+                    return
+                yield line, values
+        except csv.Error as error:
+            raise SourceError(
+                f"{path}, the record that starts at line {line}: {error}. "
+                "Accepted is CSV with a comma between values and double quotes in pairs."
+            ) from error
+
+
+def _same_line_ends(path: Path, lines: Iterator[str], line_ending: str) -> Iterator[str]:
+    # MySQL is told one line ending for the whole file, and would keep the other one as part of the last value.
+    for number, line in enumerate(lines, start=1):
+        if line.endswith("\n") and line.endswith("\r\n") != (line_ending == "\r\n"):
+            raise SourceError(
+                f"{path}, line {number}: the line ends differ from line 1's. "
+                "Accepted is LF or CRLF, the same throughout; save the file with one of them."
+            )
+        yield line
+
+
+def _problems(line: int, values: list[str]) -> list[str]:
+    if len(values) != len(COLUMNS):
+        return [f"line {line}: {len(values)} values; the rule is {len(COLUMNS)}, one for each column"]
+    return [
+        f"line {line}, column {column.name}: {_shown(value)}; the rule is {rule}"
+        for column, value in zip(COLUMNS, values, strict=True)
+        if (rule := _broken_rule(column, value))
+    ]
+
+
+def _broken_rule(column: Number | Category, value: str) -> str | None:
+    if value in MISSING:
+        return f"that a value is there ({column.rule})" if column.required else None
+    if not value.isascii() and any("\udc80" <= c <= "\udcff" for c in value):
+        return "UTF-8; save the file in that encoding"
+    if isinstance(column, Category):
+        return None if value in column.values else column.rule
+    return None if _is_number(column, value) else column.rule
+
+
+def _shown(value: str) -> str:
+    return ascii(value if len(value) <= 60 else value[:57] + "...")
+
+
+def _check_classes(path: Path, counts: Counter[str], test_size: float) -> None:
+    said = ", ".join(f"{name}: {counts[name]}" for name in TARGET.values)
+    present = [name for name in TARGET.values if counts[name]]
+    if len(present) < 2:
+        raise SourceError(
+            f"{path}: rows with a measurement by {TARGET.name} are {said}; a classifier needs two classes or more"
+        )
+    few = [name for name in present if counts[name] < MIN_ROWS_PER_CLASS]
+    if few:
+        raise SourceError(
+            f"{path}: rows with a measurement by {TARGET.name} are {said}; "
+            f"each class that occurs needs {MIN_ROWS_PER_CLASS}, too few are of {', '.join(few)}"
+        )
+    rows = counts.total()
+    held_out = math.ceil(rows * test_size)
+    if min(held_out, rows - held_out) < len(present):
+        raise SourceError(
+            f"{path}: a test_size of {test_size:g} holds out {held_out} of {rows} rows; "
+            f"both parts need at least one row of each of the {len(present)} classes"
+        )
