@@ -113,7 +113,9 @@ class Warehouse(ABC):
             names = ", ".join(self.quote(c.name) for c in COLUMNS)
             cursor.execute(f"SELECT {names} FROM {self.quote(TABLE)} ORDER BY row_id")  # noqa: S608
             while rows := cursor.fetchmany(ROWS_PER_BATCH):
-                arrays = [pa.array(values, type=f.type) for values, f in zip(zip(*rows, strict=True), fields, strict=True)]
+                arrays = [
+                    pa.array(values, type=f.type) for values, f in zip(zip(*rows, strict=True), fields, strict=True)
+                ]
                 batches.append(pa.record_batch(arrays, schema=schema))
         return pa.Table.from_batches(batches, schema=schema)
 
@@ -190,7 +192,9 @@ class MySQLWarehouse(Warehouse):
         if count := int(cursor.fetchone()[0]):
             cursor.execute(f"SHOW WARNINGS LIMIT {WARNINGS_SHOWN}")
             shown = "\n".join(str(message) for _, _, message in cursor.fetchall())
-            raise LoadError(f"MySQL gave {count} warnings while it loaded {source.path}; nothing was committed:\n{shown}")
+            raise LoadError(
+                f"MySQL gave {count} warnings while it loaded {source.path}; nothing was committed:\n{shown}"
+            )
 
     @staticmethod
     def quote(identifier: str) -> str:

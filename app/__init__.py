@@ -1,0 +1,1 @@
+"""The service that predicts from the published model."""

@@ -1,0 +1,144 @@
+"""The service: `create_app` puts the routes around a model server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import anyio
+from fastapi import Depends, FastAPI, Request
+from fastapi_offline import FastAPIOffline
+from penguins.registry import Registry, RegistryError
+
+from app.errors import BodyLimit, add_error_handlers
+from app.schemas import (
+    Batch,
+    BatchPrediction,
+    Health,
+    ModelInfo,
+    Prediction,
+    Problem,
+    Record,
+    Rejection,
+    Version,
+)
+from app.serving import ModelServer, Served
+from app.settings import Settings
+from penguins.schema import TARGET
+
+DESCRIPTION = (
+    "Predicts from the model that the Airflow DAG `modelo_penguin` published last. "
+    "Each answer names the version that made it."
+)
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Problem, "description": "No proven model yet: trigger the DAG `modelo_penguin`."}
+}
+BODY_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body cannot be parsed at all, for example because it is no UTF-8."},
+    413: {"model": Problem, "description": "The body is too large."},
+}
+
+
+def _model_server(request: Request) -> ModelServer:
+    return request.app.state.model_server
+
+
+def _served(request: Request) -> Served:
+    return request.app.state.model_server.require()
+
+
+CurrentServer = Annotated[ModelServer, Depends(_model_server)]
+CurrentModel = Annotated[Served, Depends(_served)]
+
+
+def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
+    """Return the application; without arguments, as the environment says."""
+    settings = settings or Settings()
+    server = ModelServer(
+        registry or Registry.from_environment(),
+        poll_seconds=settings.poll_seconds,
+        retry_seconds=settings.retry_seconds,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await anyio.to_thread.run_sync(server.start)
+        yield
+        await anyio.to_thread.run_sync(server.stop)
+
+    app = FastAPIOffline(
+        title="modelo_penguin",
+        description=DESCRIPTION,
+        version="1",
+        docs_url="/",
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.model_server = server
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    add_error_handlers(app)
+    _add_routes(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    @app.get("/model-info", tags=["model"], response_model=ModelInfo, responses=NOT_READY)
+    async def model_info(served: CurrentModel, server: CurrentServer) -> dict[str, Any]:
+        """Which model serves: where it came from, what it is worth, and what was refused since."""
+        manifest, refused = served.manifest, server.refused
+        return {
+            **manifest,
+            "accuracy": manifest["metrics"]["accuracy"],
+            "features": manifest["columns"],
+            "predictor": served.model.predictor,
+            "rejected": Rejection(version=refused.version, reason=refused.reason) if refused else None,
+        }
+
+    @app.get("/models", tags=["model"])
+    def models(server: CurrentServer) -> list[Version]:
+        """The published versions, newest first, and which one serves."""
+        serving = server.served.version if server.served else None
+        return [_version(server.registry, version, serving) for version in server.registry.versions()]
+
+    # The model takes milliseconds: these run in threads, so that the event loop stays free.
+    @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
+    def predict(record: Record, served: CurrentModel) -> dict[str, Any]:
+        """Predict one record. What was not measured is null, but one measurement at least is needed."""
+        return {**_predict([record], served)[0], "model_version": served.version}
+
+    @app.post(
+        "/predict/batch", tags=["predict"], response_model=BatchPrediction, responses={**NOT_READY, **BODY_ERRORS}
+    )
+    def predict_batch(batch: Batch, served: CurrentModel) -> dict[str, Any]:
+        """Predict up to 10,000 records, in their order, all by the same version."""
+        return {"predictions": _predict(batch.records, served), "model_version": served.version}
+
+    @app.get("/health/live", tags=["health"])
+    async def live() -> Health:
+        """The process answers."""
+        return Health(status="alive")
+
+    @app.get("/health/ready", tags=["health"], responses=NOT_READY)
+    async def ready(_: CurrentModel) -> Health:
+        """A model is loaded and its golden rows came out as in training."""
+        return Health(status="ready")
+
+
+def _predict(records: list[Any], served: Served) -> list[dict[str, Any]]:
+    predictions = served.model.predict([record.model_dump() for record in records])
+    return [{TARGET.name: p.label, "probabilities": p.probabilities} for p in predictions]
+
+
+def _version(registry: Registry, version: str, serving: str | None) -> Version:
+    try:
+        manifest = registry.manifest(version)
+    except RegistryError as error:
+        return Version(version=version, serving=version == serving, problem=str(error))
+    return Version(
+        version=version,
+        serving=version == serving,
+        created_at=manifest["created_at"],
+        accuracy=manifest["metrics"]["accuracy"],
+        dag_run_id=manifest["dag_run_id"],
+    )

@@ -1,0 +1,96 @@
+"""The bodies of requests and answers. Those with the table's columns are made from the schema."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from penguins.schema import EXAMPLE, FEATURES, NUMBERS, TARGET, Number
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+MAX_RECORDS = 10_000
+
+
+class _Record(BaseModel):
+    # Strict: the text "39.1" is no number and true is not 1. A wrong type is the client's bug, and better said.
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra={"example": EXAMPLE})
+
+    @model_validator(mode="after")
+    def _has_a_measurement(self) -> Self:
+        if NUMBERS and all(getattr(self, c.name) is None for c in NUMBERS):
+            raise ValueError(f"at least one of {', '.join(c.name for c in NUMBERS)} must be a number, all are null")
+        return self
+
+
+def _field(column: Any) -> tuple[Any, Any]:
+    if isinstance(column, Number):
+        kind: Any = float
+        field = Field(description=f"{column.description} In {column.unit}.", ge=column.minimum, le=column.maximum)
+    else:
+        kind = Literal[column.values]
+        field = Field(description=column.description)
+    return (kind if column.required else kind | None), field
+
+
+_LABEL: dict[str, Any] = {
+    TARGET.name: (Literal[TARGET.values], Field(description="The most probable class.")),
+    "probabilities": (dict[str, float], Field(description="Of every class; they add up to 1.")),
+}
+_VERSION: dict[str, Any] = {"model_version": (str, Field(description="The version that made this answer."))}
+
+Record: Any = create_model("Record", __base__=_Record, **{c.name: _field(c) for c in FEATURES})
+Label: Any = create_model("Label", **_LABEL)
+Prediction: Any = create_model("Prediction", **_LABEL, **_VERSION)
+Batch: Any = create_model(
+    "Batch",
+    __config__=ConfigDict(extra="forbid"),
+    records=(list[Record], Field(min_length=1, max_length=MAX_RECORDS)),
+)
+BatchPrediction: Any = create_model(
+    "BatchPrediction", predictions=(list[Label], Field(description="In the records' order.")), **_VERSION
+)
+
+
+class Rejection(BaseModel):
+    """A version that was refused, while the last good one went on."""
+
+    version: str
+    reason: str
+
+
+class ModelInfo(BaseModel):
+    """The facts of the serving version's manifest."""
+
+    version: str
+    created_at: datetime
+    accuracy: float = Field(description="On the held-out rows.")
+    metrics: dict[str, Any]
+    features: list[dict[str, Any]]
+    classes: list[str]
+    params: dict[str, Any] = Field(description="The DAG run's params.")
+    data: dict[str, Any] = Field(description="sha256 and rows of the CSV.")
+    rows: dict[str, int] = Field(description="Rows trained on and held out.")
+    libraries: dict[str, str]
+    sha256: str = Field(description="Of the `.pkl`.")
+    dag_run_id: str
+    predictor: str = Field(description="What computes the predictions.")
+    rejected: Rejection | None = Field(description="The newest version that was refused, if any, and why.")
+
+
+class Version(BaseModel):
+    """One published version. `problem` says what is wrong with one that cannot be trusted."""
+
+    version: str
+    serving: bool
+    created_at: datetime | None = None
+    accuracy: float | None = None
+    dag_run_id: str | None = None
+    problem: str | None = None
+
+
+class Health(BaseModel):
+    status: Literal["alive", "ready"]
+
+
+class Problem(BaseModel):
+    detail: str
