@@ -30,7 +30,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "plugins"))
 
-from penguins.registry import Registry, RegistryError  # noqa: E402
+from penguins.registry import NoModelError, Registry, RegistryError  # noqa: E402
 from penguins.schema import EXAMPLE, TARGET  # noqa: E402
 
 LOCAL = ROOT / ".local"
@@ -69,7 +69,8 @@ def port_from_environment(name: str, default: int) -> int:
             probe.bind(("127.0.0.1", int(text)))
         except OSError as error:
             raise LaunchError(
-                f"port {text} cannot be used: {error.strerror}. Free it, or choose another: {name}={int(text) + 1} make run"
+                f"port {text} cannot be used: {error.strerror}. "
+                f"Free it, or choose another: {name}={int(text) + 1} make run"
             ) from error
     return int(text)
 
@@ -331,8 +332,10 @@ def trained_version(registry: Registry) -> str | None:
     try:
         serving = registry.current()
         registry.read(serving)
+    except NoModelError:
+        return None
     except RegistryError as error:
-        say(f"A model will be trained: {error}")
+        say(f"The model that is there cannot be used: {error}")
         return None
     return serving
 
@@ -362,6 +365,8 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
         say(f"Training: run {run_id} of {DAG_ID}")
         airflow.follow(run_id, processes)
         serving = registry.current()
+    # Last, for no task of this DAG waits for it; without it, Airflow's home page shows a red triggerer.
+    processes.start("triggerer", "airflow", "triggerer", "--skip-serve-logs")
 
     api = httpx.Client(base_url=api_url, trust_env=False, timeout=30)
 

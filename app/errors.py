@@ -9,9 +9,10 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from penguins.schema import FEATURES
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from penguins.schema import FEATURES
 
 ERRORS_SHOWN = 100
 _DEPTH, _ITEMS, _CHARACTERS = 4, 20, 200
@@ -62,20 +63,17 @@ def _accepted(error: Any) -> str:
 
 def _echo(value: Any, depth: int = _DEPTH) -> Any:
     """Return what came in a form that JSON has and that stays short: an error is no place for a whole body."""
-    match value:
-        case None | bool() | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case bytes():
-            return _echo(value[: 4 * _CHARACTERS].decode(errors="replace"), depth)
-        case dict() | list() | tuple() if depth == 0:
-            return "..."
-        case dict():
-            return {_short(str(key)): _echo(item, depth - 1) for key, item in list(value.items())[:_ITEMS]}
-        case list() | tuple():
-            return [_echo(item, depth - 1) for item in value[:_ITEMS]]
-    return _short(str(value))
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, dict | list | tuple) and depth == 0:
+        return "..."
+    if isinstance(value, dict):
+        return {_short(str(key)): _echo(item, depth - 1) for key, item in list(value.items())[:_ITEMS]}
+    if isinstance(value, list | tuple):
+        return [_echo(item, depth - 1) for item in value[:_ITEMS]]
+    return _short(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
 
 
 def _short(text: str) -> str:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Depends, FastAPI, Request
 from fastapi_offline import FastAPIOffline
-from penguins.registry import Registry, RegistryError
 
 from app.errors import BodyLimit, add_error_handlers
 from app.schemas import (
@@ -25,6 +24,7 @@ from app.schemas import (
 )
 from app.serving import ModelServer, Served
 from app.settings import Settings
+from penguins.registry import Registry, RegistryError
 from penguins.schema import TARGET
 
 DESCRIPTION = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from penguins.schema import EXAMPLE, FEATURES, NUMBERS, TARGET, Number
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from penguins.schema import EXAMPLE, FEATURES, NUMBERS, TARGET, Number
 
 MAX_RECORDS = 10_000
 
@@ -38,7 +39,9 @@ _LABEL: dict[str, Any] = {
 }
 _VERSION: dict[str, Any] = {"model_version": (str, Field(description="The version that made this answer."))}
 
-Record: Any = create_model("Record", __base__=_Record, **{c.name: _field(c) for c in FEATURES})
+_FEATURES: dict[str, Any] = {c.name: _field(c) for c in FEATURES}
+
+Record: Any = create_model("Record", __base__=_Record, **_FEATURES)
 Label: Any = create_model("Label", **_LABEL)
 Prediction: Any = create_model("Prediction", **_LABEL, **_VERSION)
 Batch: Any = create_model(

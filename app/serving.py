@@ -8,10 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from app.errors import ModelNotReadyError
 from penguins.inference import Model, ModelError, load_model
 from penguins.registry import NoModelError, Registry, RegistryError
-
-from app.errors import ModelNotReadyError
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,4 +135,4 @@ TARGET = next(c for c in COLUMNS if isinstance(c, Category) and c.name == TARGET
 FEATURES = tuple(c for c in COLUMNS if c is not TARGET)
 NUMBERS = tuple(c for c in FEATURES if isinstance(c, Number))
 CATEGORIES = tuple(c for c in FEATURES if isinstance(c, Category))
-EXAMPLE = {c.name: c.example for c in FEATURES}
+EXAMPLE: dict[str, Any] = {c.name: c.example for c in FEATURES}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import pickle
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -174,11 +172,12 @@ def judge(
 
 def golden_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a few records of each class, as they are and with every nullable feature missing in turn."""
+    names = [c.name for c in FEATURES]
     nullable = [c.name for c in FEATURES if not c.required]
-    records = []
+    records: list[dict[str, Any]] = []
     for _, rows in frame.groupby(TARGET.name, sort=True):
-        for record in rows.head(GOLDEN_PER_CLASS)[[c.name for c in FEATURES]].to_dict("records"):
-            records.append({name: None if _is_missing(value) else value for name, value in record.items()})
+        found = rows.head(GOLDEN_PER_CLASS)[names].astype(object)
+        records += found.where(found.notna(), None).to_dict("records")
         records += [{**records[-1], name: None} for name in nullable]
     return records
 
@@ -191,13 +190,9 @@ def histograms(train: pd.DataFrame) -> dict[str, Any]:
         edges = np.unique(np.quantile(values, np.linspace(0, 1, HISTOGRAM_BINS + 1))) if len(values) else np.zeros(1)
         counts = np.histogram(values, bins=edges)[0] if len(edges) > 1 else np.array([len(values)])
         spread[column.name] = {"edges": edges.tolist(), "counts": counts.tolist()}
-    for column in CATEGORIES:
-        found = train[column.name].value_counts()
-        spread[column.name] = {"counts": {value: int(found.get(value, 0)) for value in column.values}}
-    for column in FEATURES:
-        spread[column.name]["missing"] = int(train[column.name].isna().sum())
+    for category in CATEGORIES:
+        found = train[category.name].value_counts()
+        spread[category.name] = {"counts": {value: int(found.get(value, 0)) for value in category.values}}
+    for feature in FEATURES:
+        spread[feature.name]["missing"] = int(train[feature.name].isna().sum())
     return spread
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

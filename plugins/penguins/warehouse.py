@@ -126,7 +126,7 @@ class Warehouse(ABC):
         `schema` is the one to connect to, in place of the connection's own. Where there is no server, or it goes
         away, DatabaseLostError is raised.
         """
-        self.hook.schema = schema  # type: ignore[attr-defined]
+        self.hook.schema = schema
         try:
             # Closing without a commit rolls back, also where the connection is too broken to be told so.
             with closing(self.hook.get_conn()) as connection:
@@ -157,8 +157,9 @@ class MySQLWarehouse(Warehouse):
     def drop_schema(self, *, drop_foreign: bool) -> str:
         name = self.hook.get_connection(self.hook.get_conn_id()).schema
         if not name or name.lower() in _SYSTEM_SCHEMAS:
+            what = f"the system schema {name}" if name else "no schema"
             raise WarehouseError(
-                f"the connection {self.hook.get_conn_id()} names {f'the system schema {name}' if name else 'no schema'}; "
+                f"the connection {self.hook.get_conn_id()} names {what}; "
                 "accepted is a schema of its own, which this DAG drops. Set it under Admin > Connections."
             )
         # Connected beside it, so that this works as well where an earlier try stopped between DROP and CREATE.
@@ -204,7 +205,7 @@ class MySQLWarehouse(Warehouse):
 
     @contextmanager
     def cursor(self, schema: str | None = None) -> Iterator[Any]:
-        self.hook.local_infile = True  # type: ignore[attr-defined]
+        self.hook.local_infile = True
         with super().cursor(schema) as cursor:
             yield cursor
 
