@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
-import httpx
+import httpx2
 import psutil
 
 ROOT = Path(__file__).resolve().parent
@@ -239,7 +239,7 @@ def wait_until(what: str, ready: Callable[[], Any], processes: Processes, second
         try:
             if value := ready():
                 return value
-        except httpx.TransportError:
+        except httpx2.TransportError:
             pass  # not listening yet
         time.sleep(0.25)
     raise LaunchError(f"{what} took more than {seconds:.0f} s. See {COMPONENT_LOGS}")
@@ -250,7 +250,7 @@ class Airflow:
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
+        self.client = httpx2.Client(base_url=self.url, trust_env=False, timeout=30)
 
     def healthy(self) -> bool:
         response = self.client.get("/api/v2/monitor/health")
@@ -368,7 +368,7 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
     # Last, for no task of this DAG waits for it; without it, Airflow's home page shows a red triggerer.
     processes.start("triggerer", "airflow", "triggerer", "--skip-serve-logs")
 
-    api = httpx.Client(base_url=api_url, trust_env=False, timeout=30)
+    api = httpx2.Client(base_url=api_url, trust_env=False, timeout=30)
 
     def served() -> Any:
         response = api.get("/model-info")
@@ -434,7 +434,7 @@ def main() -> int:
                 say("Stopped")
     except Stop:
         return 0
-    except (LaunchError, httpx.HTTPError) as error:
+    except (LaunchError, httpx2.HTTPError) as error:
         print(f"\nmake run: {error}", file=sys.stderr)
         return 1
 

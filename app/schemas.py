@@ -44,14 +44,17 @@ _FEATURES: dict[str, Any] = {c.name: _field(c) for c in FEATURES}
 Record: Any = create_model("Record", __base__=_Record, **_FEATURES)
 Label: Any = create_model("Label", **_LABEL)
 Prediction: Any = create_model("Prediction", **_LABEL, **_VERSION)
-Batch: Any = create_model(
-    "Batch",
-    __config__=ConfigDict(extra="forbid"),
-    records=(list[Record], Field(min_length=1, max_length=MAX_RECORDS)),
-)
 BatchPrediction: Any = create_model(
     "BatchPrediction", predictions=(list[Label], Field(description="In the records' order.")), **_VERSION
 )
+
+
+class Batch(BaseModel):
+    """Records to predict at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    records: list[Record] = Field(min_length=1, max_length=MAX_RECORDS)
 
 
 class Rejection(BaseModel):

@@ -1,0 +1,203 @@
+"""The launcher, from start to Ctrl-C, in a copy of the project with nothing made yet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from penguins.schema import EXAMPLE, TABLE
+from support import ROOT, connection_of, free_port
+
+READY = "Ctrl-C stops it all."
+TASKS = (
+    *("check_source", "drop_schema", "create_raw_table", "load_raw_data"),
+    *("preprocess", "train", "validate", "publish"),
+)
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("app", "dags", "plugins"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "launcher.py", folder)
+    return folder
+
+
+@pytest.fixture
+def ports() -> dict[str, str]:
+    return {"AIRFLOW_PORT": str(free_port()), "API_PORT": str(free_port())}
+
+
+def launch(start: Start, folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "MODEL"))}
+    return start(sys.executable, "launcher.py", cwd=folder, env=inherited | env)
+
+
+def output_until_ready(launcher: subprocess.Popen[str]) -> str:
+    """Return what it printed until it was ready. It ends by itself, and so does this, if a step takes too long."""
+    lines = []
+    assert launcher.stdout
+    for line in launcher.stdout:
+        lines.append(line)
+        if READY in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def stop(launcher: subprocess.Popen[str], number: int, folder: Path) -> str:
+    """Send the signal, and check that neither a descendant nor anything else of the folder goes on."""
+    family = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(family) >= 5
+    launcher.send_signal(number)
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, output
+    assert [p for p in family if p.is_running()] == []
+    assert processes_in(folder) == []
+    return output
+
+
+def test_a_first_start_trains_and_serves_and_a_second_one_reuses_the_model(
+    start_process: Start, copy: Path, ports: dict[str, str]
+) -> None:
+    launcher = launch(start_process, copy, ports)
+    output = output_until_ready(launcher)
+    for task in TASKS:
+        assert f"{task:<18} success" in output
+    airflow_url, api_url = (f"http://127.0.0.1:{port}" for port in ports.values())
+    info = httpx2.get(f"{api_url}/model-info").json()
+    assert info["accuracy"] >= 0.95
+    assert httpx2.post(f"{api_url}/predict", json=EXAMPLE).json()["species"] == "Gentoo"
+
+    airflow = httpx2.Client(base_url=airflow_url)
+    token = airflow.post("/auth/token", json={"username": "airflow", "password": "airflow"}).json()["access_token"]
+    airflow.headers["Authorization"] = f"Bearer {token}"
+    run = f"/api/v2/dags/modelo_penguin/dagRuns/{info['dag_run_id']}"
+    assert airflow.get(run).json()["state"] == "success"
+    instances = airflow.get(f"{run}/taskInstances").json()["task_instances"]
+    assert {t["task_id"]: t["state"] for t in instances} == dict.fromkeys(TASKS, "success")
+    assert airflow.get("/api/v2/connections/mysql_default").json()["conn_type"] == "sqlite"
+    assert airflow.get("/api/v2/importErrors").json()["total_entries"] == 0
+
+    addresses = {c.laddr.ip for p in processes_in(copy) for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert addresses == {"127.0.0.1"}
+    made = {path.name for path in copy.iterdir()}
+    assert made == {"app", "dags", "plugins", "launcher.py", ".local", "models", "logs"}
+
+    refused = launch(start_process, copy, {"AIRFLOW_PORT": str(free_port()), "API_PORT": str(free_port())})
+    said, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "running in this folder already" in said
+
+    stop(launcher, signal.SIGINT, copy)
+
+    again = launch(start_process, copy, ports)
+    assert "Training" not in output_until_ready(again)
+    assert httpx2.get(f"{api_url}/model-info").json()["version"] == info["version"]
+    stop(again, signal.SIGTERM, copy)
+
+
+def test_a_mysql_server_takes_the_place_of_sqlite(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str], mysql_url: str
+) -> None:
+    import mysql.connector
+
+    shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    launcher = launch(start_process, tmp_path / "p", {**ports, "MYSQL_URL": mysql_url})
+    output_until_ready(launcher)
+    to = connection_of(mysql_url)
+    with mysql.connector.connect(
+        host=to["host"], port=to["port"], user=to["login"], password=to["password"], database=to["schema"]
+    ) as database:
+        cursor = database.cursor()
+        cursor.execute(f"SELECT COUNT(*) FROM {TABLE}")
+        assert cursor.fetchone() == (344,)
+    assert not (tmp_path / "p" / ".local" / "warehouse.db").exists()
+    stop(launcher, signal.SIGINT, tmp_path / "p")
+
+
+def test_a_run_that_fails_ends_the_launcher_with_the_tasks_log(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
+) -> None:
+    folder = tmp_path / "p"
+    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    csv = folder / "dags" / "penguins_size.csv"
+    csv.write_text(csv.read_text().replace("39.1", "thirty", 1))
+    launcher = launch(start_process, folder, ports)
+    output, _ = launcher.communicate(timeout=300)
+    assert launcher.returncode == 1
+    assert "check_source       failed" in output
+    assert "line 2, column culmen_length_mm: 'thirty'; the rule is a number from 10 to 100 mm" in output
+    assert processes_in(folder) == []
+
+
+@pytest.mark.parametrize("taken", ["AIRFLOW_PORT", "API_PORT"])
+def test_a_taken_port_is_said_before_anything_starts(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str], taken: str
+) -> None:
+    shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(ports[taken])))
+        other.listen()
+        launcher = launch(start_process, tmp_path / "p", ports)
+        output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert f"port {ports[taken]} cannot be used: Address already in use" in output
+    assert f"{taken}={int(ports[taken]) + 1} make run" in output
+    assert not (tmp_path / "p" / ".local").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AIRFLOW_PORT": "eighty"}, "AIRFLOW_PORT is 'eighty'; accepted is a port from 1 to 65535"),
+        ({"AIRFLOW_PORT": "8181", "API_PORT": "8181"}, "are both 8181"),
+        ({"MYSQL_URL": "mysql://user@host"}, "accepted is mysql://user:password@host:port/schema"),
+        ({"MYSQL_URL": "mysql://user:pw@127.0.0.1:1/schema"}, "the MySQL of MYSQL_URL does not let us in"),
+    ],
+)
+def test_settings_that_make_no_sense_are_said_before_anything_starts(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str], variables: dict[str, str], said: str
+) -> None:
+    shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    launcher = launch(start_process, tmp_path / "p", ports | variables)
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert said in output
+    assert "Starting" not in output
+
+
+def test_a_program_that_dies_ends_the_launcher_with_its_log(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
+) -> None:
+    folder = tmp_path / "p"
+    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    (folder / "app" / "__main__.py").write_text("raise SystemExit('the api broke')\n")
+    launcher = launch(start_process, folder, ports)
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    assert "api ended with exit code 1" in output
+    assert "the api broke" in output
+    assert processes_in(folder) == []

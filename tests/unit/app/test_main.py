@@ -1,0 +1,271 @@
+"""The routes, answered by a model trained in the test."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from penguins.inference import load_model
+from penguins.registry import Registry
+from penguins.schema import EXAMPLE, FEATURES, MISSING, NUMBERS, TARGET, Number
+
+CSV = Path(__file__).parents[3] / "dags" / "penguins_size.csv"
+
+
+def csv_records() -> Iterator[tuple[str, dict[str, Any]]]:
+    with CSV.open(newline="") as file:
+        for row in csv.DictReader(file):
+            yield (
+                row[TARGET.name],
+                {
+                    c.name: None
+                    if row[c.name] in MISSING
+                    else (float(row[c.name]) if isinstance(c, Number) else row[c.name])
+                    for c in FEATURES
+                },
+            )
+
+
+def errors_of(response: Any) -> dict[str, dict[str, Any]]:
+    """Return the entries of a 422's detail by the last part of their place."""
+    assert response.status_code == 422, response.text
+    return {str(entry["loc"][-1]): entry for entry in response.json()["detail"]}
+
+
+def test_predict_names_species_probabilities_and_version(serving: TestClient) -> None:
+    answer = serving.post("/predict", json=EXAMPLE)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["species"] == "Gentoo"
+    assert set(body["probabilities"]) == set(TARGET.values)
+    assert sum(body["probabilities"].values()) == pytest.approx(1)
+    assert body["model_version"] == serving.get("/model-info").json()["version"]
+
+
+def test_every_row_of_the_csv_is_predicted_and_nearly_all_rightly(serving: TestClient) -> None:
+    rows, right, refused = 0, 0, 0
+    for species, record in csv_records():
+        answer = serving.post("/predict", json=record)
+        if all(record[c.name] is None for c in NUMBERS):
+            assert answer.status_code == 422
+            refused += 1
+            continue
+        rows += 1
+        right += answer.json()["species"] == species
+    assert (rows, refused) == (342, 2)
+    assert right / rows >= 0.99
+
+
+def test_batch_answers_in_the_order_of_its_records(serving: TestClient) -> None:
+    records = [record for _, record in csv_records() if record["body_mass_g"] is not None][::7]
+    one_by_one = [serving.post("/predict", json=record).json() for record in records]
+    batch = serving.post("/predict/batch", json={"records": records}).json()
+    assert batch["model_version"] == one_by_one[0]["model_version"]
+    assert [p["species"] for p in batch["predictions"]] == [p["species"] for p in one_by_one]
+    assert [p["probabilities"] for p in batch["predictions"]] == [p["probabilities"] for p in one_by_one]
+    assert len({p["species"] for p in one_by_one}) == 3
+
+
+def test_batch_takes_10000_records_and_no_more(serving: TestClient) -> None:
+    assert len(serving.post("/predict/batch", json={"records": [EXAMPLE] * 10_000}).json()["predictions"]) == 10_000
+    too_many = errors_of(serving.post("/predict/batch", json={"records": [EXAMPLE] * 10_001}))
+    assert "10000" in too_many["records"]["msg"]
+    assert "records" in errors_of(serving.post("/predict/batch", json={"records": []}))
+
+
+def test_batch_error_names_the_record(serving: TestClient) -> None:
+    answer = serving.post("/predict/batch", json={"records": [EXAMPLE, {**EXAMPLE, "island": "Mars"}]})
+    assert errors_of(answer)["island"]["loc"] == ["body", "records", 1, "island"]
+
+
+@pytest.mark.parametrize("name", [c.name for c in FEATURES if not c.required])
+def test_a_feature_that_may_be_missing_may_be_null(serving: TestClient, name: str) -> None:
+    assert serving.post("/predict", json={**EXAMPLE, name: None}).status_code == 200
+
+
+@pytest.mark.parametrize("name", [c.name for c in FEATURES])
+def test_no_key_may_be_left_out(serving: TestClient, name: str) -> None:
+    error = errors_of(serving.post("/predict", json={k: v for k, v in EXAMPLE.items() if k != name}))[name]
+    assert error["type"] == "missing"
+
+
+def test_island_is_required(serving: TestClient) -> None:
+    error = errors_of(serving.post("/predict", json={**EXAMPLE, "island": None}))["island"]
+    assert error["input"] is None
+    assert "Torgersen" in error["msg"]
+
+
+def test_at_least_one_measurement_is_needed(serving: TestClient) -> None:
+    answer = serving.post("/predict", json={**EXAMPLE, **{c.name: None for c in NUMBERS}})
+    error = errors_of(answer)["body"]
+    for column in NUMBERS:
+        assert column.name in error["msg"]
+
+
+@pytest.mark.parametrize("column", NUMBERS, ids=lambda c: c.name)
+def test_a_number_out_of_range_is_refused_with_what_came_and_what_is_accepted(
+    serving: TestClient, column: Number
+) -> None:
+    for value in (column.minimum - 0.1, column.maximum + 0.1):
+        error = errors_of(serving.post("/predict", json={**EXAMPLE, column.name: value}))[column.name]
+        assert error["input"] == value
+        assert column.rule in error["msg"]
+    for value in (column.minimum, column.maximum):
+        assert serving.post("/predict", json={**EXAMPLE, column.name: value}).status_code == 200
+
+
+@pytest.mark.parametrize("value", ['"46.1"', "true", "[46.1]", "{}"])
+def test_a_wrong_type_is_refused(serving: TestClient, value: str) -> None:
+    body = json.dumps(EXAMPLE).replace("46.1", value)
+    assert "a number from 10 to 100 mm, or null" in errors_of(post_text(serving, body))["culmen_length_mm"]["msg"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(serving: TestClient, value: str) -> None:
+    error = errors_of(post_text(serving, json.dumps(EXAMPLE).replace("46.1", value)))["culmen_length_mm"]
+    assert error["input"] in ("nan", "inf", "-inf")
+
+
+def test_an_unknown_category_is_refused_with_the_known_ones(serving: TestClient) -> None:
+    error = errors_of(serving.post("/predict", json={**EXAMPLE, "sex": "male"}))["sex"]
+    assert error["input"] == "male"
+    assert "'FEMALE' or 'MALE'" in error["msg"]
+
+
+def test_an_extra_field_is_refused_with_the_accepted_ones(serving: TestClient) -> None:
+    error = errors_of(serving.post("/predict", json={**EXAMPLE, "year": 2007}))["year"]
+    assert error["input"] == 2007
+    assert "culmen_length_mm" in error["msg"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"island": "\\ud800"}', b'{"\\ud800": 1}', b"[" * 100_000]
+    + [b"[" * depth + b"]" * depth for depth in (50, 500, 900, 990)]
+    + [b'{"a":' * depth + b"1" + b"}" * depth for depth in (50, 500, 900, 990)]
+    + [
+        b'{"culmen_length_mm": ' + b"9" * 5000 + b"}",
+        b'{"a": ' + b"9" * 4000 + b"}",
+        b'{"a": "' + b"x" * 100_000 + b'"}',
+    ],
+    ids=lambda body: f"{body[:12]!r}-{len(body)}",
+)
+def test_no_body_gives_a_500(serving: TestClient, body: bytes) -> None:
+    answer = serving.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert "detail" in json.loads(answer.text)
+    assert len(answer.text) < 20_000
+
+
+def test_another_content_type_is_refused(serving: TestClient) -> None:
+    body = json.dumps(EXAMPLE)
+    assert serving.post("/predict", content=body, headers={"content-type": "text/plain"}).status_code == 422
+
+
+def test_many_errors_are_counted_and_not_all_listed(serving: TestClient) -> None:
+    answer = serving.post("/predict/batch", json={"records": [{}] * 1000})
+    detail = answer.json()["detail"]
+    assert len(detail) == 101
+    assert detail[-1]["msg"] == f"and {1000 * len(FEATURES) - 100} more errors"
+
+
+def test_a_body_too_large_gives_413_whether_declared_or_not(serving: TestClient) -> None:
+    size = 5 * 2**20
+    declared = serving.post("/predict", content=b"x" * size, headers={"content-type": "application/json"})
+    read = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal read
+        for _ in range(100):
+            read += 2**20
+            yield b" " * 2**20
+
+    streamed = serving.post("/predict", content=pieces(), headers={"content-type": "application/json"})
+    for answer in (declared, streamed):
+        assert answer.status_code == 413
+        assert "4194304 bytes" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_before_the_first_model_503_says_what_to_do(client: TestClient, path: str) -> None:
+    body = EXAMPLE if path == "/predict" else {"records": [EXAMPLE]}
+    answers = [client.post(path, json=body), client.get("/model-info"), client.get("/health/ready")]
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "trigger the DAG modelo_penguin" in answer.json()["detail"]
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/models").json() == []
+
+
+def test_model_info_gives_the_manifests_facts(serving: TestClient, registry: Registry) -> None:
+    manifest = registry.manifest(registry.current())
+    info = serving.get("/model-info").json()
+    for name in ("version", "created_at", "metrics", "classes", "params", "sha256", "dag_run_id", "data", "rows"):
+        assert info[name] == manifest[name]
+    assert info["accuracy"] == manifest["metrics"]["accuracy"]
+    assert [f["name"] for f in info["features"]] == [c.name for c in FEATURES]
+    assert info["predictor"] == "pipeline"
+    assert info["rejected"] is None
+
+
+def test_answers_are_those_of_the_published_pickle(serving: TestClient, registry: Registry) -> None:
+    manifest, pickled = registry.read(registry.current())
+    model = load_model(pickled, manifest)
+    records = [record for _, record in csv_records() if record["body_mass_g"] is not None][:20]
+    expected = [p.probabilities for p in model.predict(records)]
+    answers = serving.post("/predict/batch", json={"records": records}).json()["predictions"]
+    assert [a["probabilities"] for a in answers] == expected
+
+
+def test_models_lists_newest_first_and_which_one_serves(serving: TestClient, registry: Registry, publish: Any) -> None:
+    first = registry.current()
+    newer = [publish()["version"], publish()["version"]]
+    (registry.root / newer[0] / "manifest.json").write_text("{}")
+    listed = serving.get("/models").json()
+    assert [v["version"] for v in listed] == sorted([first, *newer], reverse=True)
+    by_version = {v["version"]: v for v in listed}
+    assert by_version[newer[0]]["accuracy"] is None
+    assert "signature" in by_version[newer[0]]["problem"]
+    assert by_version[newer[1]]["accuracy"] is not None
+
+
+def test_ready_once_a_model_is_proven(serving: TestClient) -> None:
+    assert serving.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_swagger_asks_no_other_server(serving: TestClient) -> None:
+    page = serving.get("/").text
+    own = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
+    assert len(own) >= 3
+    for address in own:
+        assert address.startswith("/")
+        assert serving.get(address).status_code == 200
+    assert not re.search(r"(?:src|href|url)\s*[=:]\s*[\"']https?:", page)
+
+
+def test_openapi_documents_each_status_and_the_schemas_example(serving: TestClient) -> None:
+    api = serving.get("/openapi.json").json()
+    assert set(api["paths"]) == {
+        "/model-info",
+        "/models",
+        "/predict",
+        "/predict/batch",
+        "/health/live",
+        "/health/ready",
+    }
+    for path in ("/predict", "/predict/batch"):
+        assert set(api["paths"][path]["post"]["responses"]) == {"200", "400", "413", "422", "503"}
+    record = api["components"]["schemas"]["Record"]
+    assert record["example"] == EXAMPLE
+    assert record["required"] == [c.name for c in FEATURES]
+
+
+def post_text(client: TestClient, body: str) -> Any:
+    return client.post("/predict", content=body, headers={"content-type": "application/json"})
