@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from penguins.schema import FEATURES
 
 ERRORS_SHOWN = 100
-_DEPTH, _ITEMS, _CHARACTERS = 4, 20, 200
+_DEPTH, _ITEMS, _CHARACTERS, _LARGEST = 4, 20, 200, 10.0**100
 
 
 class ServiceError(Exception):
@@ -63,9 +62,7 @@ def _accepted(error: Any) -> str:
 
 def _echo(value: Any, depth: int = _DEPTH) -> Any:
     """Return what came in a form that JSON has and that stays short: an error is no place for a whole body."""
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
+    if value is None or (isinstance(value, int | float) and abs(value) < _LARGEST):
         return value
     if isinstance(value, dict | list | tuple) and depth == 0:
         return "..."

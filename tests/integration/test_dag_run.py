@@ -27,7 +27,7 @@ def connection(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return {"conn_type": "sqlite", "host": str(tmp_path_factory.mktemp("sqlite") / "warehouse.db")}
 
 
-def rows_of(connection: dict[str, Any]) -> list[tuple[Any, ...]]:
+def rows_of(connection: dict[str, Any]) -> Any:
     query = f"SELECT * FROM {TABLE} ORDER BY row_id"
     if connection["conn_type"] == "sqlite":
         with sqlite3.connect(connection["host"]) as database:
