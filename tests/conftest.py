@@ -1,0 +1,82 @@
+"""What the tests share: a registry of their own, and one small model, trained once on the project's CSV."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penguins.registry import PROJECT, Registry
+from penguins.schema import COLUMNS, CSV_NAME, MISSING, Number
+from penguins.source import check_source, read_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Airflow reads its folder once, when it is first imported. It must not be the one that somebody works with.
+_AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="airflow-")
+os.environ["AIRFLOW_HOME"] = _AIRFLOW_HOME.name
+
+CSV = PROJECT / "dags" / CSV_NAME
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """An empty registry with a key of its own."""
+    key_file = tmp_path / "key"
+    key_file.write_text(secrets.token_hex(32))
+    return Registry(tmp_path / "models", key_file)
+
+
+@pytest.fixture(scope="session")
+def penguins_frames() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The CSV's rows as (train, test), without a database in between."""
+    import pyarrow as pa
+
+    from penguins.training import clean, split
+
+    records = read_records(check_source(CSV, test_size=0.2))
+    arrays = [
+        pa.array([None if v in MISSING else float(v) for v in values], type=pa.float64())
+        if isinstance(column, Number)
+        else pa.array(values, type=pa.string())
+        for column, values in zip(COLUMNS, zip(*records, strict=True), strict=True)
+    ]
+    raw = pa.table(arrays, names=[c.name for c in COLUMNS])
+    return split(clean(raw), test_size=0.2, random_state=42)
+
+
+@pytest.fixture(scope="session")
+def trained(
+    penguins_frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bytes, dict[str, Any]]:
+    """A pickled model and the facts to publish it with. Not to be changed: all tests see the same."""
+    from penguins.training import build_pipeline, fit
+    from penguins.validation import evaluate
+
+    train, test = penguins_frames
+    pickled = fit(build_pipeline(n_estimators=20, max_samples=100_000, random_state=42, rows=len(train)), train)
+    empty = tmp_path_factory.mktemp("empty")
+    facts = evaluate(
+        pickled,
+        train,
+        test,
+        registry=Registry(empty / "models", empty / "key"),
+        min_accuracy=0.9,
+        max_accuracy_drop=0.02,
+        random_state=42,
+    )
+    data = {"sha256": hashlib.sha256(CSV.read_bytes()).hexdigest(), "rows": 344}
+    return pickled, {**facts, "dag_run_id": "test", "data": data, "params": {}}
+
+
+@pytest.fixture
+def publish(registry: Registry, trained: tuple[bytes, dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Publish the trained model into the registry and return the manifest."""
+    return lambda: registry.publish(*trained)

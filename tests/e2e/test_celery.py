@@ -1,0 +1,47 @@
+"""The overlay with Celery workers, brought up in two steps as tutorials do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from stack import LONG_LIVED, Stack
+
+WORKERS = 3
+
+
+@pytest.fixture(scope="module")
+def celery() -> Iterator[Stack]:
+    stack = Stack("penguin-celery", "docker-compose.celery.yaml")
+    try:
+        stack.compose("up", "--build", "airflow-init")
+        stack.compose("up", "--build", "airflow-init")
+        stack.compose("--profile", "flower", "up", "--detach", "--wait", "--scale", f"airflow-worker={WORKERS}")
+        yield stack
+    finally:
+        stack.remove()
+
+
+def test_every_service_is_healthy(celery: Stack) -> None:
+    services = (*LONG_LIVED, "redis", "airflow-worker", "flower")
+    health = celery.health()
+    assert {s: health[s] for s in services} == dict.fromkeys(services, "healthy")
+    assert len(celery.compose("ps", "--quiet", "airflow-worker").split()) == WORKERS
+    assert httpx2.get(f"{celery.flower_url}/").status_code == 200
+
+
+def test_a_runs_tasks_go_to_more_than_one_worker(celery: Stack) -> None:
+    workers = {c[:12] for c in celery.compose("ps", "--quiet", "airflow-worker").split()}
+    hosts: set[str] = set()
+    for _ in range(5):  # which worker takes a task is chance
+        run_id = celery.trigger()
+        assert celery.wait_for_run(run_id) == "success"
+        instances = celery.airflow().get(f"dags/modelo_penguin/dagRuns/{run_id}/taskInstances").json()
+        hosts = {task["hostname"] for task in instances["task_instances"]}
+        assert hosts <= workers
+        if len(hosts) > 1:
+            break
+    assert len(hosts) > 1
+    assert celery.wait_served(run_id)["accuracy"] >= 0.95

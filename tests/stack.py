@@ -1,0 +1,148 @@
+"""A stack of its own: a copy of the tracked files, a project name, free ports. Nothing of another one is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from support import ROOT, free_port
+
+LONG_LIVED = (
+    *("postgres", "mysql", "airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
+    "api",
+)
+
+
+class Stack:
+    """One compose project. `remove` takes everything away that it made."""
+
+    def __init__(self, name: str, *overlays: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        self.project = self.folder.name.lower().replace("_", "-")
+        tracked = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split("\0")
+        for file in filter(None, tracked):
+            target = self.folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, target)
+        self.files = [part for file in ("docker-compose.yaml", *overlays) for part in ("--file", file)]
+        self.airflow_url, self.api_url, self.flower_url = (f"http://localhost:{free_port()}" for _ in range(3))
+        ports = [url.rpartition(":")[2] for url in (self.airflow_url, self.api_url, self.flower_url)]
+        self.env = os.environ | {
+            # A user of one's own keeps what is written removable; root's would not fit the image.
+            "AIRFLOW_UID": str(os.getuid() or 50000),
+            "AIRFLOW_PORT": ports[0],
+            "API_PORT": ports[1],
+            "FLOWER_PORT": ports[2],
+            "COMPOSE_PROJECT_NAME": self.project,
+        }
+        self.api = httpx2.Client(base_url=self.api_url, timeout=30)
+
+    def compose(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
+        """Run docker compose and return what it printed; AssertionError with all of it if it fails."""
+        run = subprocess.run(
+            ["docker", "compose", *self.files, *arguments],
+            cwd=self.folder,
+            env=self.env,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+        assert not check or run.returncode == 0, f"{' '.join(arguments)}: {run.returncode}\n{run.stdout}"
+        return run.stdout
+
+    def up(self, *arguments: str) -> None:
+        try:
+            self.compose("up", "--build", "--detach", "--wait", *arguments)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.compose('logs', '--tail', '40', check=False)}") from None
+
+    def remove(self) -> None:
+        self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--rmi", "local", check=False)
+        shutil.rmtree(self.folder)
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """Return `docker inspect` of the newest container of each service."""
+        ids = self.compose("ps", "--all", "--quiet").split()
+        inspected = json.loads(docker("inspect", *ids))
+        return {c["Config"]["Labels"]["com.docker.compose.service"]: c for c in inspected}
+
+    def health(self) -> dict[str, str]:
+        return {s: c["State"].get("Health", {}).get("Status", "") for s, c in self.containers().items()}
+
+    def crash(self, service: str) -> str:
+        """Kill a container's main process from outside, as the kernel does when memory is out; return its start time.
+
+        `docker kill` is another thing: Docker takes it for the user's wish and does not restart what it stopped.
+        """
+        state = self.containers()[service]["State"]
+        code = f"import os; os.kill({state['Pid']}, 9)"
+        docker("run", "--rm", "--pid=host", "--user=0", f"{self.project}-api", "python", "-c", code)
+        return state["StartedAt"]
+
+    def wait_healthy(self, service: str, started_after: str, seconds: float = 180) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            state = self.containers()[service]["State"]
+            if state["StartedAt"] > started_after and state.get("Health", {}).get("Status") == "healthy":
+                return
+            time.sleep(1)
+        raise AssertionError(f"{service} is not healthy again: {self.compose('logs', '--tail', '40', service)}")
+
+    def airflow(self) -> httpx2.Client:
+        """Return a client of Airflow's REST API, logged in as the tutorial's user."""
+        client = httpx2.Client(base_url=self.airflow_url, timeout=60)
+        token = client.post("/auth/token", json={"username": "airflow", "password": "airflow"}).raise_for_status()
+        client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+        client.base_url = f"{self.airflow_url}/api/v2/"
+        return client
+
+    def trigger(self) -> str:
+        run = self.airflow().post("dags/modelo_penguin/dagRuns", json={"logical_date": None}).raise_for_status()
+        return run.json()["dag_run_id"]
+
+    def wait_for_run(self, run_id: str, seconds: float = 300) -> str:
+        """Return the state in which a run ends."""
+        deadline = time.monotonic() + seconds
+        airflow = self.airflow()
+        while time.monotonic() < deadline:
+            state = airflow.get(f"dags/modelo_penguin/dagRuns/{run_id}").raise_for_status().json()["state"]
+            if state in ("success", "failed"):
+                return state
+            time.sleep(0.5)
+        raise AssertionError(f"the run {run_id} is {state} after {seconds} s")
+
+    def wait_served(self, run_id: str, seconds: float = 30) -> dict[str, Any]:
+        """Return /model-info once the model of that run serves."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                info = self.api.get("/model-info")
+            except httpx2.TransportError:
+                continue
+            if info.is_success and info.json()["dag_run_id"] == run_id:
+                return info.json()
+            time.sleep(0.1)
+        raise AssertionError(f"the model of {run_id} is not served after {seconds} s: {info.text}")
+
+    def mysql(self, sql: str) -> str:
+        query = f'MYSQL_PWD="$MYSQL_PASSWORD" mysql -N -h127.0.0.1 -u"$MYSQL_USER" "$MYSQL_DATABASE" -e "{sql}"'
+        return self.compose("exec", "-T", "mysql", "sh", "-c", query).strip()
+
+
+def docker(*arguments: str) -> str:
+    run = subprocess.run(["docker", *arguments], check=False, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, f"docker {' '.join(arguments)}: {run.stderr}"
+    return run.stdout
