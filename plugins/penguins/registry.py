@@ -33,6 +33,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 VERSIONS_KEPT = 10
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_TIME = "%Y%m%dT%H%M%SZ"
 _STAGING = ".staging-"
 
 
@@ -97,10 +98,10 @@ class Registry:
         path = self.root / _checked(version) / "manifest.json"
         try:
             manifest = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RegistryError(f"version {version}: its manifest cannot be read: {error}") from error
         signature = manifest.pop("signature", "") if isinstance(manifest, dict) else ""
-        if not hmac.compare_digest(str(signature).encode(), self._sign(manifest).encode()):
+        if not hmac.compare_digest(str(signature).encode(errors="replace"), self._sign(manifest).encode()):
             raise RegistryError(
                 f"version {version}: its signature does not match the key in {self.key_file}. It was changed after "
                 "publishing, or signed with another key. Train again, or activate another version."
@@ -143,9 +144,8 @@ class Registry:
         sha256 = hashlib.sha256(pickled).hexdigest()
         with self._lock():
             self._remove_leftovers()
-            created_at = datetime.now(UTC).replace(microsecond=0)
-            while (self.root / (version := f"{created_at:%Y%m%dT%H%M%SZ}-{sha256[:8]}")).exists():
-                created_at += timedelta(seconds=1)  # the same model twice within a second
+            created_at = self._next_second()
+            version = f"{created_at:{_TIME}}-{sha256[:8]}"
             manifest = {
                 **facts,
                 "version": version,
@@ -194,6 +194,15 @@ class Registry:
             raise RegistryError(f"the signing key {self.key_file} has {len(key)} bytes; accepted are 32 or more")
         canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
         return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
+
+    def _next_second(self) -> datetime:
+        """Return now, or a second after the newest version: names sort by age, and none is given twice."""
+        now = datetime.now(UTC).replace(microsecond=0)
+        for newest in self.versions()[:1]:
+            now = max(
+                now, datetime.strptime(newest.partition("-")[0], _TIME).replace(tzinfo=UTC) + timedelta(seconds=1)
+            )
+        return now
 
     def _point_to(self, version: str) -> None:
         beside = self.root / f"{_STAGING}{uuid.uuid4().hex}"
@@ -265,20 +274,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_versions(registry: Registry, *, whole: bool) -> int:
-    current = registry.current()
-    bad = 0
-    for version in registry.versions():
+    bad, versions, serving = 0, registry.versions(), _current_or_nothing(registry)
+    for version in versions:
         try:
             manifest = registry.read(version)[0] if whole else registry.manifest(version)
             said = f"accuracy {manifest['metrics']['accuracy']:.4f}  {manifest['dag_run_id']}"
         except RegistryError as error:
             bad += 1
             said = f"BAD: {error}"
-        print(f"{'*' if version == current else ' '} {version}  {said}")
-    if current not in registry.versions():
-        bad += 1
-        print(f"the serving version {current} is not there", file=sys.stderr)
+        print(f"{'*' if version == serving else ' '} {version}  {said}")
+    current = registry.current()
+    if current not in versions:
+        raise RegistryError(f"the serving version {current} is not there")
     return 1 if bad else 0
+
+
+def _current_or_nothing(registry: Registry) -> str:
+    try:
+        return registry.current()
+    except RegistryError:
+        return ""
 
 
 if __name__ == "__main__":

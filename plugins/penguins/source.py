@@ -150,7 +150,7 @@ def _records(path: Path, line_ending: str) -> Iterator[tuple[int, list[str]]]:
 def _same_line_ends(path: Path, lines: Iterator[str], line_ending: str) -> Iterator[str]:
     # MySQL is told one line ending for the whole file, and would keep the other one as part of the last value.
     for number, line in enumerate(lines, start=1):
-        if line.endswith("\n") and line.endswith("\r\n") != (line_ending == "\r\n"):
+        if "\r" in line.removesuffix(line_ending) or (line.endswith("\n") and not line.endswith(line_ending)):
             raise SourceError(
                 f"{path}, line {number}: the line ends differ from line 1's. "
                 "Accepted is LF or CRLF, the same throughout; save the file with one of them."

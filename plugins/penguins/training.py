@@ -57,10 +57,11 @@ def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, ro
     rows : int
         Rows of the training table.
     """
-    numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+    # A feature that every row misses is kept, as a constant without information, so that it may come later.
+    numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
     categories = make_pipeline(
-        SimpleImputer(strategy="most_frequent"),
-        OneHotEncoder(categories=[list(c.values) for c in CATEGORIES], sparse_output=False),
+        SimpleImputer(strategy="most_frequent", keep_empty_features=True),
+        OneHotEncoder(categories=[list(c.values) for c in CATEGORIES], handle_unknown="ignore", sparse_output=False),
     )
     columns = ColumnTransformer(
         [

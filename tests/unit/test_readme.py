@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from app.main import create_app
 
 ROOT = Path(__file__).parents[2]
