@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Depends, FastAPI, Request
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import PlainTextResponse
 
 from app.errors import BodyLimit, add_error_handlers
 from app.schemas import (
@@ -113,6 +115,11 @@ def _add_routes(app: FastAPI) -> None:
     def predict_batch(batch: Batch, served: CurrentModel) -> dict[str, Any]:
         """Predict up to 10,000 records, in their order, all by the same version."""
         return {"predictions": _predict(batch.records, served), "model_version": served.version}
+
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    def metrics(server: CurrentServer) -> PlainTextResponse:
+        """Counters for Prometheus."""
+        return PlainTextResponse(generate_latest(server.metrics), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Health:

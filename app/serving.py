@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Counter
+
 from app.errors import ModelNotReadyError
 from penguins.inference import Model, ModelError, load_model
 from penguins.registry import NoModelError, Registry, RegistryError
@@ -42,21 +44,29 @@ class ModelServer:
         self.registry = registry
         self.served: Served | None = None
         self.refused: Refused | None = None
+        self.metrics = CollectorRegistry()
+        self._loads = Counter("modelo_penguin_model_loads", "Versions that took over", registry=self.metrics)
+        self._rejections = Counter(
+            "modelo_penguin_model_rejections", "Versions that were refused", registry=self.metrics
+        )
         self._not_ready = "the service is starting"
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
         self._retry_at = 0.0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="model-watch", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Look once, so that a model that is there serves from the first request on; then watch the pointer."""
         self.refresh()
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._watch, name="model-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread:
+            self._thread.join(timeout=1)  # it may hang on a volume that does; a daemon, it ends with the process
 
     def require(self) -> Served:
         """Return what serves, or raise ModelNotReadyError with the reason why there is none."""
@@ -94,6 +104,7 @@ class ModelServer:
             self._refuse(version, repr(error))
         else:
             self.served, self.refused = served, None
+            self._loads.inc()
             log.info("version %s serves, accuracy %.4f", version, manifest["metrics"]["accuracy"])
 
     def _take_newest_good(self) -> None:
@@ -109,6 +120,7 @@ class ModelServer:
     def _refuse(self, version: str, reason: str) -> None:
         if self.refused != (refused := Refused(version, reason)):
             log.error("version %s refused: %s", version, reason)
+            self._rejections.inc()
         self.refused = refused
         self._not_ready = f"no model can be served: {reason}"
         self._retry_at = time.monotonic() + self._retry_seconds

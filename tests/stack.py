@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,22 @@ class Stack:
         client.base_url = f"{self.airflow_url}/api/v2/"
         return client
 
-    def trigger(self) -> str:
-        run = self.airflow().post("dags/modelo_penguin/dagRuns", json={"logical_date": None}).raise_for_status()
-        return run.json()["dag_run_id"]
+    def trigger(self, **params: Any) -> str:
+        body = {"logical_date": None, "conf": params}
+        return self.airflow().post("dags/modelo_penguin/dagRuns", json=body).raise_for_status().json()["dag_run_id"]
+
+    def task(self, run_id: str, task_id: str) -> dict[str, Any]:
+        return self.airflow().get(f"dags/modelo_penguin/dagRuns/{run_id}/taskInstances/{task_id}").json()
+
+    def task_log(self, run_id: str, task_id: str, attempt: int) -> str:
+        path = f"dags/modelo_penguin/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}?full_content=true"
+        return json.dumps(self.airflow().get(path).json()["content"])
+
+    def wait_until(self, what: str, ready: Callable[[], bool], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+            time.sleep(0.1)
 
     def wait_for_run(self, run_id: str, seconds: float = 300) -> str:
         """Return the state in which a run ends."""

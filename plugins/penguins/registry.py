@@ -8,18 +8,20 @@ Layout of `MODELS_DIR`::
 
 On the command line::
 
-    python -m penguins.registry list | verify | activate VERSION
+    python -m penguins.registry list | verify | activate VERSION | rotate-key
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import fcntl
 import hashlib
 import hmac
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
 import uuid
@@ -53,7 +55,8 @@ class Registry:
     ----------
     root : Path
     key_file : Path
-        Holds the signing key, any bytes. It is read at each use, so that a new key needs no restart.
+        One key a line, 32 bytes or more each. The first signs; a signature by any of them is accepted. It is read at
+        each use, so that a new key needs no restart.
     """
 
     root: Path
@@ -101,7 +104,8 @@ class Registry:
         except (OSError, ValueError, RecursionError) as error:
             raise RegistryError(f"version {version}: its manifest cannot be read: {error}") from error
         signature = manifest.pop("signature", "") if isinstance(manifest, dict) else ""
-        if not hmac.compare_digest(str(signature).encode(errors="replace"), self._sign(manifest).encode()):
+        came = str(signature).encode(errors="replace")
+        if not any(hmac.compare_digest(came, _signature(key, manifest).encode()) for key in self._keys()):
             raise RegistryError(
                 f"version {version}: its signature does not match the key in {self.key_file}. It was changed after "
                 "publishing, or signed with another key. Train again, or activate another version."
@@ -140,10 +144,14 @@ class Registry:
         -------
         dict
             The manifest.
+
+        Raises
+        ------
+        RegistryError
+            If it cannot be written, for example because the disk is full. What served, serves on.
         """
         sha256 = hashlib.sha256(pickled).hexdigest()
-        with self._lock():
-            self._remove_leftovers()
+        with self._writing():
             created_at = self._next_second()
             version = f"{created_at:{_TIME}}-{sha256[:8]}"
             manifest = {
@@ -153,8 +161,8 @@ class Registry:
                 "sha256": sha256,
                 "size_bytes": len(pickled),
             }
-            signed = {**manifest, "signature": self._sign(manifest)}
-            staging = self.root / f"{_STAGING}{uuid.uuid4().hex}"
+            signed = {**manifest, "signature": _signature(self._keys()[0], manifest)}
+            staging = self._beside()
             staging.mkdir()
             _write(staging / "model.pkl", pickled)
             _write(staging / "manifest.json", json.dumps(signed, indent=2, allow_nan=False).encode())
@@ -167,7 +175,7 @@ class Registry:
 
     def activate(self, version: str) -> None:
         """Make a version serve, once it is verified. This is the rollback."""
-        with self._lock():
+        with self._writing():
             self.read(version)
             self._point_to(version)
 
@@ -182,18 +190,29 @@ class Registry:
         """Remove what finished and failed runs left."""
         shutil.rmtree(self.root / "runs", ignore_errors=True)
 
-    def _sign(self, manifest: Any) -> str:
+    def rotate_key(self) -> None:
+        """Put a new key before the others: it signs from now on, and what they signed stays valid."""
+        old = self.key_file.stat()
+        beside = self.key_file.with_suffix(".new")
+        keys = [base64.urlsafe_b64encode(secrets.token_bytes(32)), *self._keys()]
+        beside.touch(mode=0o600)
+        os.chown(beside, old.st_uid, old.st_gid)
+        beside.chmod(old.st_mode & 0o777)
+        _write(beside, b"\n".join(keys) + b"\n")
+        beside.replace(self.key_file)
+
+    def _keys(self) -> list[bytes]:
         try:
-            key = self.key_file.read_bytes().strip()
+            keys = self.key_file.read_bytes().split()
         except OSError as error:
             raise RegistryError(
                 f"the signing key {self.key_file} cannot be read: {error.strerror}. It is made by `make run` and by "
                 "the stack's first start; MODEL_SIGNING_KEY_FILE names another."
             ) from error
-        if len(key) < 32:
-            raise RegistryError(f"the signing key {self.key_file} has {len(key)} bytes; accepted are 32 or more")
-        canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-        return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
+        shortest = min(map(len, keys), default=0)
+        if shortest < 32:
+            raise RegistryError(f"the signing key {self.key_file} has {shortest} bytes; accepted are 32 or more")
+        return keys
 
     def _next_second(self) -> datetime:
         """Return now, or a second after the newest version: names sort by age, and none is given twice."""
@@ -205,10 +224,13 @@ class Registry:
         return now
 
     def _point_to(self, version: str) -> None:
-        beside = self.root / f"{_STAGING}{uuid.uuid4().hex}"
+        beside = self._beside()
         _write(beside, f"{version}\n".encode())
         beside.replace(self.root / "current")
         _flush_folder(self.root)
+
+    def _beside(self) -> Path:
+        return self.root / f"{_STAGING}{uuid.uuid4().hex}"
 
     def _remove_leftovers(self) -> None:
         # Only the holder of the lock writes these, so what is there now is a crashed publisher's.
@@ -222,14 +244,31 @@ class Registry:
         serving = self.current()
         for version in self.versions()[VERSIONS_KEPT:]:
             if version != serving:
-                shutil.rmtree(self.root / version)
+                # Out of sight in one step, and then removed as a leftover: a version is whole or not there.
+                (self.root / version).rename(self._beside())
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _writing(self) -> Iterator[None]:
+        """Be the only one who writes, and leave nothing half written behind."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with (self.root / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._remove_leftovers()
+                try:
+                    yield
+                finally:
+                    self._remove_leftovers()
+        except OSError as error:
+            raise RegistryError(
+                f"{self.root} cannot be written: {error.strerror}. The version that serves is whole and goes on; "
+                "make room or mend the volume, then run the DAG again."
+            ) from error
+
+
+def _signature(key: bytes, manifest: Any) -> str:
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
 
 
 def _checked(version: str) -> str:
@@ -260,12 +299,17 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("list", help="the versions, newest first, and which one serves")
     commands.add_parser("verify", help="check the signature and the checksum of every version")
     commands.add_parser("activate", help="make a version serve").add_argument("version")
+    commands.add_parser("rotate-key", help="sign with a new key from now on; what the old ones signed stays valid")
     chosen = parser.parse_args(arguments)
     registry = Registry.from_environment()
     try:
         if chosen.command == "activate":
             registry.activate(chosen.version)
             print(f"{chosen.version} serves now")
+            return 0
+        if chosen.command == "rotate-key":
+            registry.rotate_key()
+            print(f"{registry.key_file} has a new first key. Remove a line once no version is left that it signed.")
             return 0
         return _print_versions(registry, whole=chosen.command == "verify")
     except RegistryError as error:

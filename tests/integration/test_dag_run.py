@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,44 @@ def test_a_model_under_the_bar_is_not_published(airflow: AirflowForTests, tmp_pa
     assert "is under min_accuracy 1" in run.stdout
     assert "task_id=publish" not in run.stdout
     assert registry_of(airflow).versions() == versions
+
+
+def test_a_model_worse_than_the_serving_one_is_not_published_and_the_verdict_says_both_figures(
+    airflow: AirflowForTests, tmp_path: Path
+) -> None:
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "w.db")}
+    assert airflow.run_dag(connection).returncode == 0
+    serving = registry_of(airflow).current()
+    run = airflow.run_dag(connection, n_estimators=1, max_samples=10, min_accuracy=0)
+    assert run.returncode != 0
+    verdict = re.search(
+        r"accuracy (0\.\d+) is more than max_accuracy_drop 0.02 under the serving version (\S+),", run.stdout
+    )
+    assert verdict
+    assert verdict[2] == serving
+    assert f"GateError: accuracy {verdict[1]}" in run.stdout
+    assert '"passed": false' in run.stdout
+    assert registry_of(airflow).current() == serving
+
+
+def test_a_serving_model_that_cannot_be_read_is_said_and_does_not_block(
+    airflow: AirflowForTests, tmp_path: Path
+) -> None:
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "w.db")}
+    registry = registry_of(airflow)
+    if not registry.versions():
+        assert airflow.run_dag(connection, n_estimators=5).returncode == 0
+    broken = registry.current()
+    (registry.root / broken / "model.pkl").write_bytes(b"")
+    run = airflow.run_dag(connection)
+    assert run.returncode == 0, run.stdout
+    gate = registry.manifest(registry.current())["metrics"]["gate"]
+    assert gate["passed"] is True
+    assert gate["serving_version"] == broken
+    assert gate["serving_accuracy"] is None
+    assert "cannot be scored" in gate["reason"]
+    assert gate["reason"] in run.stdout
+    shutil.rmtree(registry.root / broken)
 
 
 def test_params_out_of_bounds_are_refused_before_anything_runs(airflow: AirflowForTests, tmp_path: Path) -> None:

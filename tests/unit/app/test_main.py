@@ -250,6 +250,7 @@ def test_openapi_documents_each_status_and_the_schemas_example(serving: TestClie
         "/models",
         "/predict",
         "/predict/batch",
+        "/metrics",
         "/health/live",
         "/health/ready",
     }

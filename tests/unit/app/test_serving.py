@@ -63,9 +63,12 @@ def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
     spoil(registry, bad)
     server.refresh()
     assert server.require().version == good
+    server.refresh()
     assert server.refused is not None
     assert server.refused.version == bad
     assert "sha256" in server.refused.reason
+    assert server.metrics.get_sample_value("modelo_penguin_model_rejections_total") == 1
+    assert server.metrics.get_sample_value("modelo_penguin_model_loads_total") == 1
     registry.activate(good)
     server.refresh()
     assert server.refused is None

@@ -7,8 +7,10 @@ import json
 import os
 import pickle
 import re
+import resource
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -527,52 +529,108 @@ def test_leftovers_of_a_crashed_publisher_are_cleared(registry: Registry, publis
 
 
 CRASHING_PUBLISHER = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from penguins.registry import Registry
 
-flush, left = os.fsync, int(sys.argv[4])
+registry, pickled, left = Registry(Path(sys.argv[1]), Path(sys.argv[2])), Path(sys.argv[3]).read_bytes(), 0
 
-def crash_at_the_last(descriptor):
+def step(event="", *_):
+    # Each boundary to the system: open, mkdir, rename and remove tell of themselves, a flush is told below.
     global left
-    left -= 1
-    if left == 0:
-        os._exit(9)
-    flush(descriptor)
+    if event.startswith(("open", "os.", "shutil.", "fcntl.", "flush")):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-os.fsync = crash_at_the_last
-Registry(Path(sys.argv[1]), Path(sys.argv[2])).publish(Path(sys.argv[3]).read_bytes(), {"metrics": {}})
+flush = os.fsync
+
+def stepping_flush(descriptor):
+    step("flush")  # written, not flushed
+    flush(descriptor)
+    step("flush")
+
+os.fsync = stepping_flush
+sys.addaudithook(step)
+left = int(sys.argv[4])
+registry.publish(pickled, {"metrics": {}})
 """
 
 
-@pytest.mark.parametrize("flush", range(1, 7))
-def test_a_crash_at_any_flush_leaves_the_pointer_on_a_whole_version(
-    registry: Registry, publish: Publish, other: bytes, tmp_path: Path, flush: int
+def test_a_kill_at_any_boundary_to_the_system_leaves_the_pointer_on_a_whole_version(
+    registry: Registry, publish: Publish, other: bytes, tmp_path: Path
 ) -> None:
-    serving = publish()["version"]
-    assert publish_and_crash(registry, other, tmp_path, flush) == 9
-    assert (registry.current() == serving) == (flush < 6)
-    for version in registry.versions():
-        registry.read(version)
-    after = publish()["version"]
-    assert registry.current() == after
+    (tmp_path / "other.pkl").write_bytes(other)
+    arguments = [str(p) for p in (registry.root, registry.key_file, tmp_path / "other.pkl")]
+    seen = set()
+    for boundary in range(1, 200):
+        serving = publish()["version"]
+        before = set(registry.versions())
+        publisher = subprocess.run(
+            [sys.executable, "-c", CRASHING_PUBLISHER, *arguments, str(boundary)],
+            check=False,
+            timeout=60,
+            env=ENVIRONMENT,
+        )
+        for version in registry.versions():
+            registry.read(version)
+        new = set(registry.versions()) - before
+        moved = registry.current() != serving
+        assert not moved or {registry.current()} == new
+        if publisher.returncode == 0:
+            break
+        assert publisher.returncode == -signal.SIGKILL
+        left = sorted(path.is_dir() for path in registry.root.glob(".staging-*"))
+        seen.add((moved, bool(new), tuple(left)))
+    assert publisher.returncode == 0, "the publish went on past 200 boundaries"
+    assert boundary > 20
+    # Nothing yet; a version half written beside; a version in place, then with a pointer beside; the pointer moved.
+    assert {
+        (False, False, ()),
+        (False, False, (True,)),
+        (False, True, ()),
+        (False, True, (False,)),
+        (True, True, ()),
+    } <= seen
+    publish()
     assert not list(registry.root.glob(".staging-*"))
 
 
-def test_a_publish_flushes_no_more_often_than_the_crashes_that_are_tried(
-    registry: Registry, publish: Publish, other: bytes, tmp_path: Path
+def test_a_full_disk_is_said_and_what_serves_goes_on(registry: Registry, publish: Publish, other: bytes) -> None:
+    serving = publish()["version"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(other) // 2, hard))  # a real write that fails half way
+    try:
+        with pytest.raises(RegistryError, match=r"cannot be written: File too large.*make room") as caught:
+            registry.publish(other, {"metrics": {}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert registry.current() == serving
+    assert registry.versions() == [serving]
+    assert not list(registry.root.glob(".staging-*"))
+
+
+def test_a_rotated_key_signs_and_what_the_old_one_signed_stays_valid(
+    registry: Registry, publish: Publish, command: Command
 ) -> None:
-    publish()
-    assert publish_and_crash(registry, other, tmp_path, flush=7) == 0
-
-
-def publish_and_crash(registry: Registry, pickled: bytes, tmp_path: Path, flush: int) -> int:
-    """Publish in a process that ends at that flush, and return its exit code."""
-    (tmp_path / "other.pkl").write_bytes(pickled)
-    arguments = (registry.root, registry.key_file, tmp_path / "other.pkl", flush)
-    return subprocess.run(
-        [sys.executable, "-c", CRASHING_PUBLISHER, *map(str, arguments)], check=False, timeout=60, env=ENVIRONMENT
-    ).returncode
+    old = publish()["version"]
+    before = registry.key_file.read_text().split()
+    mode = registry.key_file.stat().st_mode
+    code, lines, _ = command("rotate-key")
+    assert (code, str(registry.key_file) in lines[0]) == (0, True)
+    new = publish()["version"]
+    keys = registry.key_file.read_text().split()
+    assert keys[1:] == before
+    assert keys[0] not in before
+    assert registry.key_file.stat().st_mode == mode
+    assert command("verify")[0] == 0
+    registry.key_file.write_text(keys[0])  # the old key is retired
+    registry.read(new)
+    with pytest.raises(RegistryError, match="signed with another key"):
+        registry.read(old)
 
 
 PUBLISHER = """

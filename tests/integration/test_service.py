@@ -1,0 +1,297 @@
+"""The service as a process of its own, under load while bad and good versions arrive."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from penguins.inference import library_versions
+from penguins.registry import Registry, _signature
+from penguins.schema import EXAMPLE
+from support import ROOT, free_port
+
+Publish = Callable[[], dict[str, Any]]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+class Service:
+    """A running service and a client of it."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+
+    def wait(self, ready: Callable[[], Any]) -> Any:
+        """Return the first true value, within half a minute."""
+        for _ in range(600):
+            assert self.process.poll() is None
+            try:
+                if value := ready():
+                    return value
+            except httpx2.TransportError:
+                pass  # not listening yet
+            time.sleep(0.05)
+        raise AssertionError(self.client.get("/model-info").text)
+
+    def info(self) -> dict[str, Any]:
+        return self.client.get("/model-info").json()
+
+    def wait_for_version(self, version: str) -> None:
+        self.wait(lambda: self.info().get("version") == version)
+
+    def wait_for_rejection(self, version: str) -> str:
+        rejected = self.wait(lambda: (r := self.info()["rejected"]) and r["version"] == version and r)
+        return rejected["reason"]
+
+    def rejections(self) -> float:
+        lines = self.client.get("/metrics").text.splitlines()
+        return float(next(s for s in lines if s.startswith("modelo_penguin_model_rejections_total ")).split()[1])
+
+
+@pytest.fixture
+def service(registry: Registry, publish: Publish, start_process: Start) -> Service:
+    """The service, with one model published."""
+    publish()
+    port = free_port()
+    env = os.environ | {
+        "MODELS_DIR": str(registry.root),
+        "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
+        "PYTHONPATH": str(ROOT / "plugins"),
+        "API_PORT": str(port),
+        "API_POLL_SECONDS": "0.05",
+        "API_RETRY_SECONDS": "0.2",
+    }
+    service = Service(start_process(sys.executable, "-m", "app", cwd=ROOT, env=env), port)
+    service.wait(lambda: service.client.get("/health/ready").is_success)
+    return service
+
+
+class Load:
+    """Clients that predict without a pause, and what they were answered."""
+
+    def __init__(self, port: int, clients: int = 4) -> None:
+        self.failures: list[str] = []
+        self.versions: list[list[str]] = [[] for _ in range(clients)]
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(port, n)) for n in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=60)
+
+    def _run(self, port: int, number: int) -> None:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/predict", json=EXAMPLE)
+                    if answer.status_code == 200:
+                        self.versions[number].append(answer.json()["model_version"])
+                    else:
+                        self.failures.append(answer.text)
+                    ready = client.get("/health/ready")
+                    if ready.status_code != 200:
+                        self.failures.append(ready.text)
+                except httpx2.HTTPError as error:
+                    self.failures.append(repr(error))
+
+
+def resign(registry: Registry, version: str, **changes: Any) -> None:
+    """Change facts of a manifest and sign it again: the signature is right, what it says is not."""
+    manifest = registry.manifest(version) | changes
+    signed = {**manifest, "signature": _signature(registry.key_file.read_bytes().strip(), manifest)}
+    (registry.root / version / "manifest.json").write_text(json.dumps(signed))
+
+
+def flipped(registry: Registry, version: str) -> None:
+    path = registry.root / version / "model.pkl"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def unsigned(registry: Registry, version: str) -> None:
+    path = registry.root / version / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    del manifest["signature"]
+    path.write_text(json.dumps(manifest))
+
+
+def other_libraries(registry: Registry, version: str) -> None:
+    resign(registry, version, libraries={**library_versions(), "scikit-learn": "1.2.3"})
+
+
+def other_golden_rows(registry: Registry, version: str) -> None:
+    golden = registry.manifest(version)["golden"]
+    golden["probabilities"][0] = golden["probabilities"][0][::-1]
+    golden["labels"][0] = "Gentoo"
+    resign(registry, version, golden=golden)
+
+
+def no_manifest(registry: Registry, version: str) -> None:
+    (registry.root / version / "manifest.json").unlink()
+
+
+def no_folder(registry: Registry, version: str) -> None:
+    shutil.rmtree(registry.root / version)
+
+
+BAD: dict[Callable[[Registry, str], None], str] = {
+    flipped: "sha256",
+    unsigned: "signature",
+    other_libraries: "scikit-learn 1.2.3, here is",
+    other_golden_rows: "golden row 1 gives",
+    no_manifest: "manifest cannot be read",
+    no_folder: "manifest cannot be read",
+}
+
+
+def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
+    service: Service, registry: Registry, publish: Publish, tmp_path: Path
+) -> None:
+    order = [registry.current()]
+    with Load(service.port) as load:
+        service.wait(lambda: all(load.versions))
+        for spoil, reason in BAD.items():
+            pointer = (registry.root / "current").read_text()
+            bad = registry.root / publish_unseen(registry, publish)
+            spoil(registry, bad.name)
+            (registry.root / "current").write_text(f"{bad.name}\n")
+            assert reason in service.wait_for_rejection(bad.name)
+            assert service.info()["version"] == pointer.strip()
+            order.append(publish()["version"])
+            service.wait_for_version(order[-1])
+        rejections = service.rejections()
+    assert rejections == len(BAD)
+    assert load.failures == []
+    for versions in load.versions:
+        assert [order.index(v) for v in versions] == sorted(order.index(v) for v in versions)
+    assert {v for versions in load.versions for v in versions} == set(order)
+
+
+def publish_unseen(registry: Registry, publish: Publish) -> str:
+    """Publish a version while the pointer stays, so that it can be spoilt before the service looks."""
+    before = (registry.root / "current").read_text()
+    hidden = Registry(registry.root.parent / "hidden", registry.key_file)
+    hidden.root.mkdir(exist_ok=True)
+    newest = registry.versions()[0]
+    shutil.copytree(registry.root / newest, hidden.root / newest, dirs_exist_ok=True)
+    manifest, pickled = registry.read(newest)
+    facts = {k: v for k, v in manifest.items() if k not in ("version", "created_at", "sha256", "size_bytes")}
+    version = hidden.publish(pickled, facts)["version"]
+    shutil.move(hidden.root / version, registry.root / version)
+    assert (registry.root / "current").read_text() == before
+    return version
+
+
+def test_under_load_a_rollback_on_the_command_line_is_served(
+    service: Service, registry: Registry, publish: Publish
+) -> None:
+    first = registry.current()
+    second = publish()["version"]
+    service.wait_for_version(second)
+    env = os.environ | {"MODELS_DIR": str(registry.root), "MODEL_SIGNING_KEY_FILE": str(registry.key_file)}
+    with Load(service.port) as load:
+        service.wait(lambda: all(load.versions))
+        subprocess.run(
+            [sys.executable, "-m", "penguins.registry", "activate", first],
+            check=True,
+            env=env | {"PYTHONPATH": str(ROOT / "plugins")},
+            timeout=60,
+            stdout=subprocess.DEVNULL,
+        )
+        service.wait_for_version(first)
+    assert load.failures == []
+
+
+@pytest.mark.parametrize("lost", ["pointer", "volume"])
+def test_under_load_a_lost_pointer_or_volume_changes_nothing_and_is_found_again(
+    service: Service, registry: Registry, publish: Publish, lost: str
+) -> None:
+    serving = registry.current()
+    path = registry.root / "current" if lost == "pointer" else registry.root
+    away = path.with_name("away")
+    with Load(service.port) as load:
+        service.wait(lambda: all(load.versions))
+        path.rename(away)
+        seen = len(load.versions[0])
+        service.wait(lambda: len(load.versions[0]) > seen + 20)
+        assert service.info()["version"] == serving
+        away.rename(path)
+        newer = publish()["version"]
+        service.wait_for_version(newer)
+    assert load.failures == []
+
+
+def test_a_volume_that_hangs_keeps_nobody_waiting_and_is_read_once_it_answers(
+    service: Service, registry: Registry, publish: Publish
+) -> None:
+    serving, pointer = registry.current(), registry.root / "current"
+    hidden = publish_unseen(registry, publish)
+    pointer.unlink()
+    os.mkfifo(pointer)  # whoever reads it waits until somebody writes
+    with Load(service.port) as load:
+        service.wait(lambda: all(load.versions))
+        seen = len(load.versions[0])
+        service.wait(lambda: len(load.versions[0]) > seen + 20)
+        assert service.info()["version"] == serving
+        pointer.write_text(f"{hidden}\n")
+        pointer.unlink()
+        pointer.write_text(f"{hidden}\n")
+        service.wait_for_version(hidden)
+    assert load.failures == []
+
+
+def test_a_body_of_100_mb_is_refused_while_it_is_read_and_memory_stays_flat(service: Service) -> None:
+    process = psutil.Process(service.process.pid)
+    before = process.memory_info().rss
+    highest = before
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal highest
+        for _ in range(100):
+            highest = max(highest, process.memory_info().rss)
+            yield b" " * 2**20
+
+    try:
+        answer = service.client.post("/predict", content=pieces(), headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+    except httpx2.WriteError:
+        pass  # the service answered and hung up before all was sent
+    assert max(highest, process.memory_info().rss) - before < 50 * 2**20
+    assert service.client.post("/predict", json=EXAMPLE).status_code == 200
+
+
+def test_clients_that_send_nothing_more_do_not_keep_others_waiting(service: Service) -> None:
+    body = json.dumps(EXAMPLE).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    slow = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(50)]
+    try:
+        for connection in slow:
+            connection.sendall(head.encode() + body[:10])
+        assert service.client.post("/predict", json=EXAMPLE).status_code == 200
+        slow[0].sendall(body[10:])
+        assert slow[0].recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        for connection in slow:
+            connection.close()
+    assert service.client.post("/predict", json=EXAMPLE).status_code == 200
