@@ -25,7 +25,7 @@ LONG_LIVED = (
 class Stack:
     """One compose project. `remove` takes everything away that it made."""
 
-    def __init__(self, name: str, *overlays: str) -> None:
+    def __init__(self, name: str, *overlays: str, uid: int = 50000) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         self.project = self.folder.name.lower().replace("_", "-")
         tracked = subprocess.run(
@@ -40,7 +40,7 @@ class Stack:
         ports = [url.rpartition(":")[2] for url in (self.airflow_url, self.api_url, self.flower_url)]
         self.env = os.environ | {
             # A user of one's own keeps what is written removable; root's would not fit the image.
-            "AIRFLOW_UID": str(os.getuid() or 50000),
+            "AIRFLOW_UID": str(os.getuid() or uid),
             "AIRFLOW_PORT": ports[0],
             "API_PORT": ports[1],
             "FLOWER_PORT": ports[2],

@@ -14,7 +14,8 @@ WORKERS = 3
 
 @pytest.fixture(scope="module")
 def celery() -> Iterator[Stack]:
-    stack = Stack("penguin-celery", "docker-compose.celery.yaml")
+    # As a user whom the image does not know, like most who set AIRFLOW_UID on Linux.
+    stack = Stack("penguin-celery", "docker-compose.celery.yaml", uid=1234)
     # The Celery provider 3.26 does not import with Celery 5.7. Airflow's own image holds an older one, and this line
     # changes nothing there; an image that was put together from the newest packages needs it.
     with (stack.folder / "Dockerfile").open("a") as dockerfile:

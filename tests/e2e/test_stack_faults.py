@@ -102,3 +102,18 @@ def test_the_api_killed_under_load_comes_back_with_the_same_model(stack: Stack) 
     assert refused == []
     assert versions == {serving}
     assert stack.api.get("/model-info").json()["version"] == serving
+
+
+def test_a_rotated_key_signs_the_next_model_and_the_older_ones_stay_valid(stack: Stack) -> None:
+    in_init = ("run", "--rm", "--no-deps", "--entrypoint", "python", "airflow-init", "-m", "penguins.registry")
+    assert "has a new first key" in stack.compose(*in_init, "rotate-key")
+    run_id = stack.trigger()
+    assert stack.wait_for_run(run_id) == "success"
+    info = stack.wait_served(run_id)
+    assert info["rejected"] is None
+    verified = stack.compose("exec", "-T", "airflow-scheduler", "python", "-m", "penguins.registry", "verify")
+    assert f"* {info['version']}" in verified
+    assert "BAD" not in verified
+    older = verified.splitlines()[1].split()[0]
+    stack.compose("exec", "-T", "airflow-scheduler", "python", "-m", "penguins.registry", "activate", older)
+    stack.wait_until("the rollback", lambda: stack.api.get("/model-info").json()["version"] == older)
