@@ -55,7 +55,7 @@ def test_the_same_version_is_not_loaded_again(server: ModelServer, publish: Publ
 
 
 def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
-    server: ModelServer, registry: Registry, publish: Publish
+    server: ModelServer, registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = publish()["version"]
     server.refresh()
@@ -69,6 +69,9 @@ def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
     assert "sha256" in server.refused.reason
     assert server.metrics.get_sample_value("modelo_penguin_model_rejections_total") == 1
     assert server.metrics.get_sample_value("modelo_penguin_model_loads_total") == 1
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
+        f"version {bad} refused: {server.refused.reason}"
+    ]
     registry.activate(good)
     server.refresh()
     assert server.refused is None
