@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import Depends, FastAPI, Request
+from fastapi import Body, Depends, FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse
@@ -27,7 +27,7 @@ from app.schemas import (
 from app.serving import ModelServer, Served
 from app.settings import Settings
 from penguins.registry import Registry, RegistryError
-from penguins.schema import TARGET
+from penguins.schema import EXAMPLE, TARGET
 
 DESCRIPTION = (
     "Predicts from the model that the Airflow DAG `modelo_penguin` published last. "
@@ -52,6 +52,9 @@ def _served(request: Request) -> Served:
 
 CurrentServer = Annotated[ModelServer, Depends(_model_server)]
 CurrentModel = Annotated[Served, Depends(_served)]
+# In the schema itself, pydantic would put the example's keys into alphabetical order.
+ExampleRecord = Annotated[Record, Body(openapi_examples={"a record": {"value": EXAMPLE}})]
+ExampleBatch = Annotated[Batch, Body(openapi_examples={"two records": {"value": {"records": [EXAMPLE, EXAMPLE]}}})]
 
 
 def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
@@ -105,14 +108,14 @@ def _add_routes(app: FastAPI) -> None:
 
     # The model takes milliseconds: these run in threads, so that the event loop stays free.
     @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
-    def predict(record: Record, served: CurrentModel) -> dict[str, Any]:
+    def predict(record: ExampleRecord, served: CurrentModel) -> dict[str, Any]:
         """Predict one record. What was not measured is null, but one measurement at least is needed."""
         return {**_predict([record], served)[0], "model_version": served.version}
 
     @app.post(
         "/predict/batch", tags=["predict"], response_model=BatchPrediction, responses={**NOT_READY, **BODY_ERRORS}
     )
-    def predict_batch(batch: Batch, served: CurrentModel) -> dict[str, Any]:
+    def predict_batch(batch: ExampleBatch, served: CurrentModel) -> dict[str, Any]:
         """Predict up to 10,000 records, in their order, all by the same version."""
         return {"predictions": _predict(batch.records, served), "model_version": served.version}
 

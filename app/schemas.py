@@ -7,14 +7,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from penguins.schema import EXAMPLE, FEATURES, NUMBERS, TARGET, Number
+from penguins.schema import FEATURES, NUMBERS, TARGET, Number
 
 MAX_RECORDS = 10_000
 
 
 class _Record(BaseModel):
     # Strict: the text "39.1" is no number and true is not 1. A wrong type is the client's bug, and better said.
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra={"example": EXAMPLE})
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _has_a_measurement(self) -> Self:
