@@ -36,7 +36,9 @@ class Stack:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, target)
         self.files = [part for file in ("docker-compose.yaml", *overlays) for part in ("--file", file)]
-        self.airflow_url, self.api_url, self.flower_url = (f"http://localhost:{free_port()}" for _ in range(3))
+        # The tutorial's ports, for the pictures, unless they are taken.
+        wanted = (8080, 8989, 5555)
+        self.airflow_url, self.api_url, self.flower_url = (f"http://localhost:{free_port(p)}" for p in wanted)
         ports = [url.rpartition(":")[2] for url in (self.airflow_url, self.api_url, self.flower_url)]
         self.env = os.environ | {
             # A user of one's own keeps what is written removable; root's would not fit the image.

@@ -15,9 +15,13 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).parents[1]
 
 
-def free_port() -> int:
+def free_port(preferred: int = 0) -> int:
+    """Return a port on which nothing listens: the preferred one, if it can be had."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            return free_port()
         return probe.getsockname()[1]
 
 

@@ -152,7 +152,7 @@ def test_swagger_tries_out_model_info_and_predict(stack: Stack, page: Page) -> N
         expect(answer.locator(".response-col_status").last).to_contain_text("200")
         expect(answer.locator(".response-col_description").last).to_contain_text(expected)
     page.locator("[data-path='/model-info']").first.click()
-    page.set_viewport_size({"width": 1400, "height": 1500})
+    page.set_viewport_size({"width": 1400, "height": 1750})
     picture(page, "Swagger.png")
 
 
