@@ -174,6 +174,7 @@ class Processes:
 
     def __init__(self, env: dict[str, str]) -> None:
         self.env = env
+        self.stopping = False
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         COMPONENT_LOGS.mkdir(parents=True, exist_ok=True)
         if sys.platform == "linux":
@@ -196,12 +197,16 @@ class Processes:
     def finish(self, name: str) -> None:
         """Wait for a command that ends by itself, and raise LaunchError if it failed."""
         while self.running[name].poll() is None:
+            if self.stopping:
+                raise Stop
             time.sleep(0.1)
         if code := self.running.pop(name).returncode:
             self._died(name, code)
 
     def check(self) -> None:
-        """Raise LaunchError if anything that should serve has ended."""
+        """Raise LaunchError if anything that should serve has ended, and Stop if the user asked for it."""
+        if self.stopping:
+            raise Stop
         for name, process in self.running.items():
             if (code := process.poll()) is not None:
                 self._died(name, code)
@@ -409,7 +414,12 @@ def only_one() -> Iterator[None]:
 
 
 def main() -> int:
+    processes: Processes | None = None
+
     def stop(*_: Any) -> NoReturn:
+        # Raised while an object is being destroyed, it would be lost: the loops look at the mark as well.
+        if processes:
+            processes.stopping = True
         raise Stop
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -138,6 +138,25 @@ def test_a_mysql_server_takes_the_place_of_sqlite(
     stop(launcher, signal.SIGINT, tmp_path / "p")
 
 
+def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
+) -> None:
+    folder = tmp_path / "p"
+    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    (folder / "main.py").write_text(
+        "import signal, sys, launcher\n"
+        "class Destroyed:\n"
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+        "launcher.launch = lambda *_: Destroyed() and None\n"
+        "sys.exit(launcher.main())\n"
+    )
+    launcher = start_process(sys.executable, "main.py", cwd=folder, env={**os.environ, **ports})
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, output
+    assert "Exception ignored" in output  # it was lost, as far as Python goes
+    assert "Stopped" in output
+
+
 def test_a_run_that_fails_ends_the_launcher_with_the_tasks_log(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:
