@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Body, Depends, FastAPI, Request
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
 from app.errors import BodyLimit, add_error_handlers
+from app.fast import FastPredict
 from app.schemas import (
     Batch,
     BatchPrediction,
@@ -27,7 +28,7 @@ from app.schemas import (
 from app.serving import ModelServer, Served
 from app.settings import Settings
 from penguins.registry import Registry, RegistryError
-from penguins.schema import EXAMPLE, TARGET
+from penguins.schema import EXAMPLE
 
 DESCRIPTION = (
     "Predicts from the model that the Airflow DAG `modelo_penguin` published last. "
@@ -81,6 +82,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         lifespan=lifespan,
     )
     app.state.model_server = server
+    app.add_middleware(FastPredict, server=server)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
     _add_routes(app)
@@ -96,7 +98,8 @@ def _add_routes(app: FastAPI) -> None:
             **manifest,
             "accuracy": manifest["metrics"]["accuracy"],
             "features": manifest["columns"],
-            "predictor": served.model.predictor,
+            "predictor": "pipeline" if served.fallback else "onnx",
+            "fallback": served.fallback,
             "rejected": Rejection(version=refused.version, reason=refused.reason) if refused else None,
         }
 
@@ -106,23 +109,24 @@ def _add_routes(app: FastAPI) -> None:
         serving = server.served.version if server.served else None
         return [_version(server.registry, version, serving) for version in server.registry.versions()]
 
-    # The model takes milliseconds: these run in threads, so that the event loop stays free.
     @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
-    def predict(record: ExampleRecord, served: CurrentModel) -> dict[str, Any]:
+    async def predict(record: ExampleRecord, served: CurrentModel) -> dict[str, Any]:
         """Predict one record. What was not measured is null, but one measurement at least is needed."""
-        return {**_predict([record], served)[0], "model_version": served.version}
+        if served.fallback:  # milliseconds, which the event loop must not wait for
+            return await anyio.to_thread.run_sync(served.answer, record)
+        return served.answer(record)
 
     @app.post(
         "/predict/batch", tags=["predict"], response_model=BatchPrediction, responses={**NOT_READY, **BODY_ERRORS}
     )
     def predict_batch(batch: ExampleBatch, served: CurrentModel) -> dict[str, Any]:
         """Predict up to 10,000 records, in their order, all by the same version."""
-        return {"predictions": _predict(batch.records, served), "model_version": served.version}
+        return served.answer_batch(batch.records)
 
     @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     def metrics(server: CurrentServer) -> PlainTextResponse:
         """Counters for Prometheus."""
-        return PlainTextResponse(generate_latest(server.metrics), media_type=CONTENT_TYPE_LATEST)
+        return PlainTextResponse(server.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Health:
@@ -133,11 +137,6 @@ def _add_routes(app: FastAPI) -> None:
     async def ready(_: CurrentModel) -> Health:
         """A model is loaded and its golden rows came out as in training."""
         return Health(status="ready")
-
-
-def _predict(records: list[Any], served: Served) -> list[dict[str, Any]]:
-    predictions = served.model.predict([record.model_dump() for record in records])
-    return [{TARGET.name: p.label, "probabilities": p.probabilities} for p in predictions]
 
 
 def _version(registry: Registry, version: str, serving: str | None) -> Version:

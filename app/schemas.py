@@ -34,7 +34,7 @@ def _field(column: Any) -> tuple[Any, Any]:
 
 
 _LABEL: dict[str, Any] = {
-    TARGET.name: (Literal[TARGET.values], Field(description="The most probable class.")),
+    TARGET.name: (Literal[TARGET.values], Field(description="The predicted class.")),
     "probabilities": (dict[str, float], Field(description="Of every class; they add up to 1.")),
 }
 _VERSION: dict[str, Any] = {"model_version": (str, Field(description="The version that made this answer."))}
@@ -79,7 +79,8 @@ class ModelInfo(BaseModel):
     libraries: dict[str, str]
     sha256: str = Field(description="Of the `.pkl`.")
     dag_run_id: str
-    predictor: str = Field(description="What computes the predictions.")
+    predictor: Literal["onnx", "pipeline"] = Field(description="What computes the predictions.")
+    fallback: str | None = Field(description="Why the pipeline itself predicts, where it could not be compiled.")
     rejected: Rejection | None = Field(description="The newest version that was refused, if any, and why.")
 
 

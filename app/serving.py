@@ -5,28 +5,45 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter
+from pydantic import BaseModel
 
+from app.compiled import load
 from app.errors import ModelNotReadyError
-from penguins.inference import Model, ModelError, load_model
+from app.metrics import Metrics
+from penguins.inference import ModelError, Predictor
 from penguins.registry import NoModelError, Registry, RegistryError
+from penguins.schema import TARGET
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A proven model and the manifest it came with."""
+    """A proven model and the manifest it came with. `fallback` says why the pipeline itself serves, if it does."""
 
     manifest: dict[str, Any]
-    model: Model
+    model: Predictor
+    fallback: str | None
 
     @property
     def version(self) -> str:
         return self.manifest["version"]
+
+    def answer(self, record: BaseModel) -> dict[str, Any]:
+        """Return the body that answers /predict."""
+        return {**self._predict([record])[0], "model_version": self.version}
+
+    def answer_batch(self, records: Sequence[BaseModel]) -> dict[str, Any]:
+        """Return the body that answers /predict/batch."""
+        return {"predictions": self._predict(records), "model_version": self.version}
+
+    def _predict(self, records: Sequence[BaseModel]) -> list[dict[str, Any]]:
+        predictions = self.model.predict([vars(record) for record in records])
+        return [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in predictions]
 
 
 @dataclass(frozen=True)
@@ -43,12 +60,9 @@ class ModelServer:
     def __init__(self, registry: Registry, *, poll_seconds: float, retry_seconds: float) -> None:
         self.registry = registry
         self.served: Served | None = None
+        self._previous: Served | None = None
         self.refused: Refused | None = None
-        self.metrics = CollectorRegistry()
-        self._loads = Counter("modelo_penguin_model_loads", "Versions that took over", registry=self.metrics)
-        self._rejections = Counter(
-            "modelo_penguin_model_rejections", "Versions that were refused", registry=self.metrics
-        )
+        self.metrics = Metrics()
         self._not_ready = "the service is starting"
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
@@ -97,15 +111,22 @@ class ModelServer:
     def _take(self, version: str) -> None:
         try:
             manifest, pickled = self.registry.read(version)
-            served = Served(manifest, load_model(pickled, manifest))
+            served = self._back_to(manifest) or Served(manifest, *load(pickled, manifest))
         except (RegistryError, ModelError) as error:
             self._refuse(version, str(error))
         except Exception as error:  # a bad version must never end the watch
             self._refuse(version, repr(error))
         else:
-            self.served, self.refused = served, None
-            self._loads.inc()
+            self._previous, self.served, self.refused = self.served, served, None
+            self.metrics.loads.inc()
+            self.metrics.fallback.set(served.fallback is not None)
             log.info("version %s serves, accuracy %.4f", version, manifest["metrics"]["accuracy"])
+            if served.fallback:
+                log.warning("the pipeline itself predicts, and slowly: %s", served.fallback)
+
+    def _back_to(self, manifest: dict[str, Any]) -> Served | None:
+        """Return what served before, if that is asked for again: a rollback is in a hurry."""
+        return self._previous if self._previous and self._previous.manifest == manifest else None
 
     def _take_newest_good(self) -> None:
         """Start from an older version where the current one is bad; `refused` goes on saying so."""
@@ -120,7 +141,7 @@ class ModelServer:
     def _refuse(self, version: str, reason: str) -> None:
         if self.refused != (refused := Refused(version, reason)):
             log.error("version %s refused: %s", version, reason)
-            self._rejections.inc()
+            self.metrics.rejections.inc()
         self.refused = refused
         self._not_ready = f"no model can be served: {reason}"
         self._retry_at = time.monotonic() + self._retry_seconds

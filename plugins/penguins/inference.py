@@ -7,12 +7,14 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import pandas as pd
 
 from penguins.schema import FEATURES, Number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A pickle means the same only under the libraries that made it.
 LIBRARIES = ("scikit-learn", "numpy", "pandas")
@@ -25,37 +27,39 @@ class ModelError(RuntimeError):
     """The model cannot be trusted here: other libraries, no model at all, or other predictions than in training."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable class, and the probability of each class by its name."""
+class Prediction(NamedTuple):
+    """The predicted class, and the probability of each class by its name."""
 
     label: str
     probabilities: dict[str, float]
 
 
+class Predictor(Protocol):
+    """What predicts records of the schema's features, None for what is missing; the answers in the same order."""
+
+    def predict(self, records: Sequence[Record]) -> list[Prediction]: ...
+
+
 @dataclass(frozen=True)
 class Model:
-    """A proven pipeline.
+    """A pipeline as it was trained.
 
     Attributes
     ----------
     pipeline : sklearn.pipeline.Pipeline
     classes : tuple of str
         In the order of the probabilities' columns.
-    predictor : str
-        What computes the predictions.
     """
 
     pipeline: Any
     classes: tuple[str, ...]
-    predictor: str = "pipeline"
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
-        """Predict records of the schema's features, None for what is missing; in the same order."""
-        probabilities = self.pipeline.predict_proba(to_frame(records))
-        labels = np.asarray(self.classes, dtype=object)[probabilities.argmax(axis=1)]
+        """See `Predictor`. The label is the pipeline's own: an SVC's is not always its most probable class."""
+        frame = to_frame(records)
+        labels, probabilities = self.pipeline.predict(frame), self.pipeline.predict_proba(frame)
         return [
-            Prediction(label, dict(zip(self.classes, row, strict=True)))
+            Prediction(str(label), dict(zip(self.classes, row, strict=True)))
             for label, row in zip(labels, probabilities.tolist(), strict=True)
         ]
 
@@ -68,6 +72,8 @@ def to_frame(records: Sequence[Record] | pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame, shape (n_records, n_features)
         In the schema's order: float64 for numbers, object for categories, NaN for what is missing.
     """
+    import pandas as pd
+
     names = [c.name for c in FEATURES]
     frame = pd.DataFrame(records, columns=names)
     for column in FEATURES:
@@ -82,6 +88,18 @@ def to_frame(records: Sequence[Record] | pd.DataFrame) -> pd.DataFrame:
 def library_versions() -> dict[str, str]:
     """Return what a model is trained under: Python's version and that of each library that the pickle needs."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def check_libraries(manifest: Mapping[str, Any]) -> None:
+    """Raise ModelError if a library differs from the one that trained the manifest's model."""
+    here = library_versions()
+    differing = [
+        f"{name} {manifest['libraries'].get(name)}, here is {here[name]}"
+        for name in LIBRARIES
+        if manifest["libraries"].get(name) != here[name]
+    ]
+    if differing:
+        raise ModelError(f"trained under {'; '.join(differing)}. Train again, or install those versions.")
 
 
 def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
@@ -100,14 +118,7 @@ def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
         If a library differs from the one that trained the model, the pickle does not open, or a golden row comes
         out differently.
     """
-    here = library_versions()
-    differing = [
-        f"{name} {manifest['libraries'].get(name)}, here is {here[name]}"
-        for name in LIBRARIES
-        if manifest["libraries"].get(name) != here[name]
-    ]
-    if differing:
-        raise ModelError(f"trained under {'; '.join(differing)}. Train again, or install those versions.")
+    check_libraries(manifest)
     try:
         pipeline = pickle.loads(pickled)  # noqa: S301 - its signature and sha256 were verified
         model = Model(pipeline, tuple(str(name) for name in pipeline.classes_))
@@ -119,7 +130,7 @@ def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
     return model
 
 
-def golden_rows(model: Model, records: Sequence[Record]) -> dict[str, Any]:
+def golden_rows(model: Predictor, records: Sequence[Record]) -> dict[str, Any]:
     """Return records and what the model says of them: the manifest's `golden`."""
     predictions = model.predict(records)
     return {
@@ -129,7 +140,7 @@ def golden_rows(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def prove(model: Model, golden: Mapping[str, Any]) -> None:
+def prove(model: Predictor, golden: Mapping[str, Any]) -> None:
     """Raise ModelError unless every golden row has its label, and its probabilities within 1e-6."""
     try:
         predictions = model.predict(golden["records"])

@@ -237,7 +237,7 @@ def test_the_idle_stack_fits_a_laptop(stack: Stack, capsys: pytest.CaptureFixtur
     ids = stack.compose("ps", "--quiet").split()
     stats = docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", *ids)
     with capsys.disabled():
-        print(f"\n{stats}")  # noqa: T201 - the figure that the README gives
+        print(f"\n{stats}")
     units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     used = [re.search(r" ([\d.]+)([KMG]iB) /", line) for line in stats.splitlines()]
     assert len(used) == len(LONG_LIVED)

@@ -57,14 +57,18 @@ class Service:
         rejected = self.wait(lambda: (r := self.info()["rejected"]) and r["version"] == version and r)
         return rejected["reason"]
 
-    def rejections(self) -> float:
+    def metric(self, name: str) -> float:
         lines = self.client.get("/metrics").text.splitlines()
-        return float(next(s for s in lines if s.startswith("modelo_penguin_model_rejections_total ")).split()[1])
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 
 @pytest.fixture
 def service(registry: Registry, publish: Publish, start_process: Start) -> Service:
     """The service, with one model published."""
+    return serve(registry, publish, start_process)
+
+
+def serve(registry: Registry, publish: Publish, start_process: Start, **settings: str) -> Service:
     publish()
     port = free_port()
     env = os.environ | {
@@ -74,6 +78,7 @@ def service(registry: Registry, publish: Publish, start_process: Start) -> Servi
         "API_PORT": str(port),
         "API_POLL_SECONDS": "0.05",
         "API_RETRY_SECONDS": "0.2",
+        **settings,
     }
     service = Service(start_process(sys.executable, "-m", "app", cwd=ROOT, env=env), port)
     service.wait(lambda: service.client.get("/health/ready").is_success)
@@ -180,7 +185,7 @@ def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
             assert service.info()["version"] == pointer.strip()
             order.append(publish()["version"])
             service.wait_for_version(order[-1])
-        rejections = service.rejections()
+        rejections = service.metric("modelo_penguin_model_rejections_total")
     assert rejections == len(BAD)
     assert load.failures == []
     for versions in load.versions:
@@ -295,3 +300,50 @@ def test_clients_that_send_nothing_more_do_not_keep_others_waiting(service: Serv
         for connection in slow:
             connection.close()
     assert service.client.post("/predict", json=EXAMPLE).status_code == 200
+
+
+def test_several_workers_swap_each_by_itself_and_count_together(
+    registry: Registry, publish: Publish, start_process: Start
+) -> None:
+    service = serve(registry, publish, start_process, API_WORKERS="2")
+
+    def answers() -> list[dict[str, Any]]:
+        """Return what many new connections are told: each is given to any of the workers."""
+        return [httpx2.get(f"http://127.0.0.1:{service.port}/model-info").json() for _ in range(20)]
+
+    def loads() -> float:
+        return service.metric("modelo_penguin_model_loads_total")
+
+    def workers() -> list[psutil.Process]:
+        children = psutil.Process(service.process.pid).children()
+        return [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+
+    service.wait(lambda: loads() == 2)
+    assert len(workers()) == 2
+    newer = publish()["version"]
+    service.wait(lambda: {a["version"] for a in answers()} == {newer})
+    assert loads() == 4
+    assert service.metric("modelo_penguin_fallback") == 0
+
+    bad = publish_unseen(registry, publish)
+    flipped(registry, bad)
+    (registry.root / "current").write_text(f"{bad}\n")
+    service.wait(lambda: all(a["rejected"] for a in answers()))
+    assert {(a["version"], a["rejected"]["version"]) for a in answers()} == {(newer, bad)}
+    assert service.metric("modelo_penguin_model_rejections_total") == 2
+
+    registry.activate(newer)
+    service.wait(lambda: not any(a["rejected"] for a in answers()))
+    killed, other = workers()
+    killed.kill()
+    service.wait(lambda: loads() == 5 and len(workers()) == 2)
+    assert other in workers()
+    with Load(service.port) as load:
+        service.wait(lambda: all(load.versions))
+    assert load.failures == []
+
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    service.process.terminate()
+    service.process.wait(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []

@@ -204,7 +204,7 @@ def test_model_info_gives_the_manifests_facts(serving: TestClient, registry: Reg
         assert info[name] == manifest[name]
     assert info["accuracy"] == manifest["metrics"]["accuracy"]
     assert [f["name"] for f in info["features"]] == [c.name for c in FEATURES]
-    assert info["predictor"] == "pipeline"
+    assert (info["predictor"], info["fallback"]) == ("onnx", None)
     assert info["rejected"] is None
 
 

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+import app.compiled
+import app.main
+import app.serving
+from app.compiled import CompileError
 from app.errors import ModelNotReadyError
 from app.serving import ModelServer
 from penguins.registry import Registry
@@ -67,14 +71,47 @@ def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
     assert server.refused is not None
     assert server.refused.version == bad
     assert "sha256" in server.refused.reason
-    assert server.metrics.get_sample_value("modelo_penguin_model_rejections_total") == 1
-    assert server.metrics.get_sample_value("modelo_penguin_model_loads_total") == 1
+    assert server.metrics.registry.get_sample_value("modelo_penguin_model_rejections_total") == 1
+    assert server.metrics.registry.get_sample_value("modelo_penguin_model_loads_total") == 1
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
         f"version {bad} refused: {server.refused.reason}"
     ]
     registry.activate(good)
     server.refresh()
     assert server.refused is None
+
+
+def test_a_model_that_cannot_be_compiled_serves_itself_and_says_so(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler(*_: Any) -> Any:
+        raise CompileError("no graph for this")
+
+    monkeypatch.setattr(app.serving, "load", app.compiled.load)
+    monkeypatch.setattr(app.compiled, "_compile_apart", no_compiler)
+    publish()
+    with TestClient(app.main.create_app(registry=registry)) as client:
+        info = client.get("/model-info").json()
+        assert (info["predictor"], info["fallback"]) == ("pipeline", "no graph for this")
+        assert "modelo_penguin_fallback 1.0" in client.get("/metrics").text
+        assert client.post("/predict", json=EXAMPLE).json()["species"] == "Gentoo"
+        answer = client.post("/predict/batch", json={"records": [EXAMPLE] * 3}).json()
+        assert [p["species"] for p in answer["predictions"]] == ["Gentoo"] * 3
+    assert "the pipeline itself predicts, and slowly: no graph for this" in caplog.text
+
+
+def test_a_rollback_to_what_served_before_is_not_compiled_again(
+    server: ModelServer, registry: Registry, publish: Publish
+) -> None:
+    first = publish()["version"]
+    server.refresh()
+    before = server.require()
+    publish()
+    server.refresh()
+    assert server.require() is not before
+    registry.activate(first)
+    server.refresh()
+    assert server.require() is before
 
 
 def test_a_refused_version_that_was_mended_is_taken(server: ModelServer, registry: Registry, publish: Publish) -> None:
