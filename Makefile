@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := .local/tools/bin/uv
 BIN := .venv/bin
 
-.PHONY: help run test e2e lint lock clean
+.PHONY: help run test e2e bench lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,10 +30,13 @@ test: .venv/installed ## every test that needs no Docker
 e2e: .venv/installed ## the stack in Docker and its walkthrough in a browser
 	@$(BIN)/python -m pytest tests/e2e
 
+bench: .venv/installed ## what serving costs, against other ways to do it; PEERS=1 compares other model servers too
+	@PYTHONPATH=plugins $(BIN)/python -m benchmarks
+
 lint: .venv/installed ## ruff and the type check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy app config dags plugins tests launcher.py
+	@$(BIN)/mypy app benchmarks config dags plugins tests launcher.py
 
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 

@@ -1,0 +1,314 @@
+"""POST /predict against what it is held to: an empty endpoint, the tutorials' endpoint, and other model servers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx2
+import pandas as pd
+import pyarrow as pa
+
+from benchmarks.servers import ROOT, Server, Window, free_port, summary
+from penguins.registry import Registry
+from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
+from penguins.training import build_pipeline, clean, fit, split
+from penguins.validation import evaluate
+
+ROUNDS = 5
+SECONDS = 2
+SECONDS_OF_A_SWAP = 4  # fits opening, compiling and proving a version under load
+BATCH = 10_000
+CSV = ROOT / "dags" / CSV_NAME
+PEERS = ROOT / "benchmarks" / "peers"
+VENVS = ROOT / ".local" / "bench"
+ORDINARY = "application/json; charset=utf-8"  # by which the service knows nothing of the shortcut
+JSON = "application/json"
+
+
+@dataclass
+class Contender:
+    """A server, and how it is asked for one prediction."""
+
+    label: str
+    server: Server
+    body: Path
+    content_type: str = JSON
+
+
+def publish_models(registry: Registry, seeds: tuple[int, ...]) -> list[str]:
+    """Train a forest of the DAG's defaults with each seed, publish it, and return the versions. The last one serves."""
+    raw = pa.Table.from_pandas(pd.read_csv(CSV, na_values=list(MISSING), keep_default_na=False))
+    train, test = split(clean(raw), test_size=0.2, random_state=42)
+    versions = []
+    for seed in seeds:
+        pickled = fit(build_pipeline(n_estimators=100, max_samples=100_000, random_state=seed, rows=len(train)), train)
+        facts = evaluate(
+            pickled,
+            train,
+            test,
+            registry=registry,
+            min_accuracy=0.9,
+            max_accuracy_drop=1,
+            random_state=42,
+        )
+        data = {"sha256": hashlib.sha256(CSV.read_bytes()).hexdigest(), "rows": len(raw)}
+        manifest = registry.publish(pickled, {**facts, "dag_run_id": f"bench {seed}", "data": data, "params": {}})
+        versions.append(manifest["version"])
+    return versions
+
+
+def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything about serving; the results by name."""
+    say("training three models")
+    (folder / "key").write_text(os.urandom(32).hex())
+    registry = Registry(folder / "models", folder / "key")
+    versions = publish_models(registry, (1, 2, 3))
+    env = {
+        "MODELS_DIR": str(registry.root),
+        "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
+        "PYTHONPATH": str(ROOT / "plugins"),
+        "VERSION": versions[-1],
+    }
+    one, many = folder / "one.json", folder / "many.json"
+    one.write_text(json.dumps(EXAMPLE))
+    many.write_text(json.dumps({"records": _records(BATCH)}))
+
+    results: dict[str, Any] = {}
+    service = _service(env, folder)
+    say("starting the service several times")
+    results["start"] = _starts(service)
+    with ExitStack() as stack:
+        service.start()
+        stack.callback(service.stop)
+        contenders = [
+            Contender("POST /predict", service, one),
+            Contender("the same without the shortcut", service, one, ORDINARY),
+        ]
+        for name, label in {
+            "empty": "an empty FastAPI endpoint",
+            "tutorial": "the tutorials' endpoint",
+            "raw": "a constant in raw ASGI",
+        }.items():
+            server = _uvicorn(name, env, folder)
+            server.start()
+            stack.callback(server.stop)
+            contenders.append(Contender(label, server, one))
+        if peers:
+            _, pickled = registry.read(versions[-1])
+            (folder / "model.pkl").write_bytes(pickled)
+            for contender in _peers(folder, say):
+                contender.server.start()
+                stack.callback(contender.server.stop)
+                contenders.append(contender)
+        for contender in contenders:
+            _check(contender)
+        results["predict"] = _alternate(contenders, say)
+        tutorial = contenders[3].server
+        results["batch"] = _batches(service, tutorial, many, say)
+        results["swap"] = _swaps(service, registry, versions, one, say)
+    return results
+
+
+def _records(count: int) -> list[dict[str, Any]]:
+    """Return records as the penguins are spread, some of their values missing."""
+    draw = random.Random(0)
+    return [
+        {
+            c.name: (
+                round(draw.gauss(c.example, (c.maximum - c.minimum) / 50), 1)
+                if isinstance(c, Number)
+                else draw.choice(c.values)
+            )
+            if c.required or draw.random() < 0.99
+            else None
+            for c in FEATURES
+        }
+        for _ in range(count)
+    ]
+
+
+def _service(env: dict[str, str], folder: Path) -> Server:
+    port = free_port()
+    return Server(
+        "the service",
+        [sys.executable, "-m", "app"],
+        port,
+        env={**env, "API_PORT": str(port)},
+        ready="/health/ready",
+        log=folder / "service.log",
+    )
+
+
+def _uvicorn(name: str, env: dict[str, str], folder: Path) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", f"benchmarks.endpoints:{name}", "--port", str(port), "--no-access-log"]
+    return Server(name, command, port, env=env, log=folder / f"{name}.log")
+
+
+def _starts(service: Server) -> dict[str, float]:
+    seconds = []
+    for _ in range(3):
+        service.start()
+        service.stop()
+        seconds.append(service.seconds_to_start)
+    return {"seconds_to_ready": median(seconds)}
+
+
+def _check(contender: Contender) -> None:
+    """Ask once, and see a Gentoo in the answer: nothing is measured that predicts nothing."""
+    headers = {"content-type": contender.content_type}
+    url = contender.server.url + contender.server.path
+    answer = httpx2.post(url, content=contender.body.read_bytes(), headers=headers, timeout=60, trust_env=False)
+    constant = contender.server.name in ("empty", "raw")
+    if not answer.is_success or not (constant or TARGET.example in answer.text or "[0.0, 0.0, 1.0]" in answer.text):
+        raise RuntimeError(f"{contender.label} answers {answer.status_code} {answer.text[:2000]}")
+
+
+def _alternate(contenders: list[Contender], say: Callable[[str], None]) -> dict[str, Any]:
+    windows: dict[str, list[Window]] = {c.label: [] for c in contenders}
+    for c in contenders:
+        c.server.load(c.body, seconds=1, content_type=c.content_type)
+    for number in range(1, ROUNDS + 1):
+        say(f"POST /predict, round {number} of {ROUNDS}")
+        for c in contenders:
+            windows[c.label].append(c.server.load(c.body, seconds=SECONDS, content_type=c.content_type))
+    return {c.label: {**summary(windows[c.label]), "memory_mb": c.server.memory_mb()} for c in contenders}
+
+
+def _batches(service: Server, tutorial: Server, body: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    windows: dict[str, list[Window]] = {"POST /predict/batch": [], "the DataFrame way": []}
+    for number in range(ROUNDS + 1):
+        say(f"batches of {BATCH} records, round {number} of {ROUNDS}")
+        for label, server in zip(windows, (service, tutorial), strict=True):
+            window = server.load(body, seconds=SECONDS, connections=1, path="/predict/batch")
+            if number:  # the first one warms up
+                windows[label].append(window)
+    return {
+        label: {**(s := summary(found)), "rows_per_second": s["per_second"] * BATCH} for label, found in windows.items()
+    }
+
+
+def _swaps(
+    service: Server, registry: Registry, versions: list[str], body: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compare windows in which a version takes over with windows in which none does."""
+    quiet, swapping, backwards, took = [], [], 0, []
+    order = [versions[-1]]
+    for number in range(1, ROUNDS + 1):
+        say(f"a swap under load, round {number} of {ROUNDS}")
+        quiet.append(service.load(body, seconds=SECONDS_OF_A_SWAP))
+        # Three in turn: the one before the last was let go, and has to be opened and compiled again.
+        order.append(versions[number % len(versions) - 1])
+        with _Watch(service) as watch:
+            registry.activate(order[-1])
+            swapping.append(service.load(body, seconds=SECONDS_OF_A_SWAP))
+        if watch.versions[-1] != order[-1]:
+            raise RuntimeError(f"{order[-1]} did not take over within {SECONDS_OF_A_SWAP} s: {watch.versions}")
+        took.append(watch.seconds)
+        backwards += watch.versions != order[-2:]
+    return {
+        "p99_ms": median(w.p99_ms for w in quiet),
+        "p99_ms_with_a_swap": median(w.p99_ms for w in swapping),
+        "seconds_to_serve": median(took),
+        "backwards": backwards,
+        "failed": 0,  # load() raises otherwise
+    }
+
+
+class _Watch:
+    """A client that asks all the time, and the versions that it is answered by, without repetitions."""
+
+    def __init__(self, service: Server) -> None:
+        self.url = service.url + service.path
+        self.versions: list[str] = []
+        self.seconds = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        while not self.versions:
+            time.sleep(0.001)
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=60)
+
+    def _run(self) -> None:
+        with httpx2.Client(trust_env=False, timeout=30) as client:
+            while not self._stop.wait(0.01):
+                version = client.post(self.url, json=EXAMPLE).raise_for_status().json()["model_version"]
+                if [version] != self.versions[-1:]:
+                    if self.versions:
+                        self.seconds = time.monotonic() - self._started
+                    self.versions.append(version)
+
+
+def _peers(folder: Path, say: Callable[[str], None]) -> list[Contender]:
+    """Return the other model servers, each in a virtual environment of its own, serving the same pickle."""
+    numbers = {c.name: float(c.example) if isinstance(c, Number) else c.example for c in FEATURES}
+    tensors = [
+        {
+            "name": c.name,
+            "shape": [1],
+            **(
+                {"datatype": "FP64"}
+                if isinstance(c, Number)
+                else {"datatype": "BYTES", "parameters": {"content_type": "str"}}
+            ),
+            "data": [numbers[c.name]],
+        }
+        for c in FEATURES
+    ]
+    outputs = [{"name": "predict"}, {"name": "predict_proba"}]
+    v2 = {"parameters": {"content_type": "pd"}, "inputs": tensors, "outputs": outputs}
+    asked = {
+        "mlserver": ("/v2/models/penguins/infer", v2, "/v2/models/penguins/ready"),
+        "bentoml": ("/predict", {"record": EXAMPLE}, "/readyz"),
+        "litserve": ("/predict", EXAMPLE, "/health"),
+        "mlflow": ("/invocations", {"dataframe_records": [EXAMPLE]}, "/ping"),
+    }
+    found = []
+    for name, (path, body, ready) in asked.items():
+        say(f"installing {name}")
+        python = _venv(name)
+        port = free_port()
+        (folder / name).mkdir()
+        (folder / f"{name}.json").write_text(json.dumps(body))
+        server = Server(
+            name,
+            [str(python), str(PEERS / f"{name}_server.py"), str(folder / "model.pkl"), str(port), str(folder / name)],
+            port,
+            path=path,
+            ready=ready,
+            env={"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""},
+            log=folder / f"{name}.log",
+        )
+        found.append(Contender(name, server, folder / f"{name}.json"))
+    return found
+
+
+def _venv(name: str) -> Path:
+    venv, uv = VENVS / name, ROOT / ".local" / "tools" / "bin" / "uv"
+    requirements = PEERS / f"{name}.txt"
+    for command in (
+        [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, venv],
+        [uv, "pip", "install", "--quiet", "--python", venv / "bin" / "python", "--requirement", requirements],
+    ):
+        subprocess.run([str(part) for part in command], check=True, timeout=600)
+    return venv / "bin" / "python"
