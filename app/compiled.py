@@ -22,12 +22,12 @@ import numpy as np
 import onnxruntime
 
 from penguins.inference import Prediction, Predictor, Record, check_libraries, load_model, prove
-from penguins.schema import FEATURES, Number
+from penguins.schema import CATEGORIES, NUMBERS
 
 SECONDS_TO_COMPILE = 120
 SHARED_FOLDER = "API_SHARED_FOLDER"  # set where several workers serve
 # The graph's probabilities are float32 and proven within 1e-6: more digits would say nothing, and 0.99 reads better.
-DECIMALS = 7
+PARTS = 10**7
 
 
 class CompileError(RuntimeError):
@@ -36,7 +36,11 @@ class CompileError(RuntimeError):
 
 @dataclass(frozen=True)
 class Compiled:
-    """An ONNX graph with an input for each feature, and by feature what its imputer puts in place of null."""
+    """An ONNX graph, and by feature what its imputer puts in place of null.
+
+    The graph's inputs are `numbers`, float64 of shape (n_records, n_numbers), and `categories`, strings of shape
+    (n_records, n_categories), each in the schema's order; one without columns is left out.
+    """
 
     graph: bytes
     fills: dict[str, Any]
@@ -56,32 +60,45 @@ class CompiledModel:
         self._one = _session(compiled.graph, threads=1)  # a row takes less time than to hand it to another thread
         self._many = _session(compiled.graph, threads=0)  # as many as there are cores
         self._classes = tuple(classes)
-        self._columns = [
-            (c.name, np.float64 if isinstance(c, Number) else object, compiled.fills.get(c.name, np.nan))
-            for c in FEATURES
+        self._inputs = [
+            (name, dtype, [(c.name, compiled.fills.get(c.name, np.nan)) for c in columns])
+            for name, dtype, columns in (("numbers", np.float64, NUMBERS), ("categories", object, CATEGORIES))
+            if columns
         ]
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """See `penguins.inference.Predictor`."""
-        labels, probabilities = self.run(self.columns(records))
-        rows = probabilities.astype(np.float64).round(DECIMALS).tolist()
+        labels, probabilities = self.run(self.inputs(records))
         return [
             Prediction(label, dict(zip(self._classes, row, strict=True)))
-            for label, row in zip(labels.tolist(), rows, strict=True)
+            for label, row in zip(labels.tolist(), _rounded(probabilities), strict=True)
         ]
 
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return the graph's inputs: by feature an array of shape (n_records, 1), nulls imputed."""
+    def inputs(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+        """Return the graph's inputs, nulls imputed."""
         return {
-            name: np.array([fill if (value := r[name]) is None else value for r in records], dtype).reshape(-1, 1)
-            for name, dtype, fill in self._columns
+            name: np.array(
+                [
+                    fill if (value := record[column]) is None else value
+                    for record in records
+                    for column, fill in columns
+                ],
+                dtype,
+            ).reshape(len(records), -1)
+            for name, dtype, columns in self._inputs
         }
 
-    def run(self, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return labels, shape (n_records,), and probabilities, shape (n_records, n_classes)."""
-        session = self._one if len(next(iter(columns.values()))) == 1 else self._many
-        labels, probabilities = session.run(None, columns)
+        session = self._one if len(next(iter(inputs.values()))) == 1 else self._many
+        labels, probabilities = session.run(None, inputs)
         return labels, probabilities
+
+
+def _rounded(probabilities: np.ndarray) -> list[list[float]]:
+    if len(probabilities) == 1:  # for which Python is faster than numpy
+        return [[round(p * PARTS) / PARTS for p in probabilities[0].tolist()]]
+    return (np.rint(probabilities.astype(np.float64) * PARTS) / PARTS).tolist()
 
 
 def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:

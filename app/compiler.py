@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline
 
 from app.compiled import Compiled, CompiledModel, CompileError
 from penguins.inference import TOLERANCE, Model, ModelError, load_model, to_frame
-from penguins.schema import FEATURES, NUMBERS, Number
+from penguins.schema import CATEGORIES, FEATURES, NUMBERS, Number
 
 # scikit-learn's trees round to float32 what was scaled in float64, other estimators do not. So must the graph, which is
 # made and proven with these casts before the estimator, until one is good. Back in float64, a forest's probabilities
@@ -65,24 +65,26 @@ def compile_model(model: Model, golden: Mapping[str, Any]) -> Compiled:
 
 
 def _without_imputers(pipeline: Pipeline) -> tuple[ColumnTransformer, dict[str, Any]]:
-    """Return the first step without its SimpleImputers, and by column what they fill in.
+    """Return the first step without its SimpleImputers, by position of its columns, and by column what they fill in.
 
     ONNX has no imputer of strings, and its imputer of numbers takes float32 only.
     """
-    columns = copy.copy(pipeline[0])
+    positions = {c.name: position for position, c in enumerate((*NUMBERS, *CATEGORIES))}
     fills: dict[str, Any] = {}
     transformers = []
-    for name, transformer, names in columns.transformers_:
+    for name, transformer, names in pipeline[0].transformers_:
+        if not len(names):
+            continue
         steps = transformer.steps if isinstance(transformer, Pipeline) else [(name, transformer)]
         imputer = steps[0][1]
-        if len(names) and isinstance(imputer, SimpleImputer) and not imputer.add_indicator:
+        if isinstance(imputer, SimpleImputer) and not imputer.add_indicator:
             fills |= zip(names, imputer.statistics_.tolist(), strict=True)
             steps = steps[1:]
-        if len(names):
-            transformers.append((name, Pipeline(steps) if steps else "passthrough", names))
+        transformers.append((name, Pipeline(steps) if steps else "passthrough", [positions[n] for n in names]))
+    columns = copy.copy(pipeline[0])
     columns.transformers_ = transformers
-    for column in FEATURES:
-        if not (isinstance(column, Number) or column.required or isinstance(fills.get(column.name), str)):
+    for column in CATEGORIES:
+        if not (column.required or isinstance(fills.get(column.name), str)):
             raise CompileError(f"nothing is known to put in the place of {column.name}'s nulls")
     return columns, fills
 
@@ -93,10 +95,11 @@ def _rounds_to_float32(pipeline: Pipeline) -> bool:
     return np.array_equal(pipeline[-1].predict_proba(rows), pipeline[-1].predict_proba(rounded))
 
 
-def _graph(pipeline: Pipeline, columns: ColumnTransformer, casts: tuple[type, ...]) -> bytes:
+def _graph(pipeline: Pipeline, first: ColumnTransformer, casts: tuple[type, ...]) -> bytes:
     to = [(f"to_{cast.__name__}", CastTransformer(dtype=cast)) for cast in casts]
-    steps = [("columns", columns), *pipeline.steps[1:-1], *to, pipeline.steps[-1]]
-    inputs = [(c.name, (DoubleTensorType if isinstance(c, Number) else StringTensorType)([None, 1])) for c in FEATURES]
+    steps = [("columns", first), *pipeline.steps[1:-1], *to, pipeline.steps[-1]]
+    kinds = (("numbers", DoubleTensorType, NUMBERS), ("categories", StringTensorType, CATEGORIES))
+    inputs = [(name, kind([None, len(columns)])) for name, kind, columns in kinds if columns]
     # Without zipmap, probabilities come as one array.
     graph = to_onnx(Pipeline(steps), initial_types=inputs, options={id(pipeline[-1]): {"zipmap": False}})
     return graph.SerializeToString()
@@ -128,11 +131,13 @@ def _prove_same(model: Model, compiled: CompiledModel, golden: Mapping[str, Any]
 
 
 def _random_records(random: np.random.Generator, rows: int = RANDOM_ROWS) -> list[dict[str, Any]]:
-    drawn = [
-        random.uniform(c.minimum, c.maximum, rows) if isinstance(c, Number) else random.choice(c.values, rows)
+    drawn = {
+        c.name: (
+            random.uniform(c.minimum, c.maximum, rows) if isinstance(c, Number) else random.choice(c.values, rows)
+        ).tolist()
         for c in FEATURES
-    ]
-    return _records({c.name: values for c, values in zip(FEATURES, drawn, strict=True)})
+    }
+    return [dict(zip(drawn, values, strict=True)) for values in zip(*drawn.values(), strict=True)]
 
 
 def _records_at_jumps(compiled: CompiledModel, random: np.random.Generator) -> list[dict[str, Any]]:
@@ -141,33 +146,32 @@ def _records_at_jumps(compiled: CompiledModel, random: np.random.Generator) -> l
     Between two random rows that differ in one number, bisection leads to two neighbouring floats with a jump between
     them, if there is one on the way.
     """
-    low = compiled.columns(_random_records(random, JUMPS))
-    high = {name: values.copy() for name, values in low.items()}
-    moved = random.integers(len(NUMBERS), size=JUMPS)
-    for number, column in enumerate(NUMBERS):
-        at = moved == number
-        high[column.name][at, 0] = random.uniform(column.minimum, column.maximum, at.sum())
-    names = [c.name for c in NUMBERS]
-    before = compiled.run(low)[1]
+    records = _random_records(random, JUMPS)
+    inputs = compiled.inputs(records)
+    rows, moved = np.arange(JUMPS), random.integers(len(NUMBERS), size=JUMPS)
+
+    def probabilities(values: np.ndarray) -> np.ndarray:
+        numbers = inputs["numbers"].copy()
+        numbers[rows, moved] = values
+        return compiled.run({**inputs, "numbers": numbers})[1]
+
+    low = inputs["numbers"][rows, moved]
+    high = random.uniform([NUMBERS[m].minimum for m in moved], [NUMBERS[m].maximum for m in moved])
+    before = probabilities(low)
     for _ in range(BISECTIONS):
-        middle = {**low, **{name: (low[name] + high[name]) / 2 for name in names}}
-        probabilities = compiled.run(middle)[1]
-        jumped = np.abs(probabilities - before).max(axis=1) > TOLERANCE
-        for name in names:
-            high[name][jumped] = middle[name][jumped]
-            low[name][~jumped] = middle[name][~jumped]
-        before[~jumped] = probabilities[~jumped]
-    further = {**low, **{name: np.nextafter(low[name], 2 * low[name] - high[name]) for name in names}}
-    return [record for columns in (further, low, high) for record in _records(columns)]
-
-
-def _records(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    values = zip(*(column.ravel().tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in values]
+        middle = (low + high) / 2
+        found = probabilities(middle)
+        jumped = np.abs(found - before).max(axis=1) > TOLERANCE
+        high = np.where(jumped, middle, high)
+        low = np.where(jumped, low, middle)
+        before[~jumped] = found[~jumped]
+    further = np.nextafter(low, 2 * low - high)
+    return [
+        {**records[row], NUMBERS[moved[row]].name: float(side[row])} for side in (further, low, high) for row in rows
+    ]
 
 
 def main() -> None:
-    os.nice(10)  # the requests come first
     with os.fdopen(os.dup(1), "wb") as answer_to:
         os.dup2(2, 1)  # whatever else is printed must not spoil the answer
         pickled, manifest = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the service, which verified it

@@ -20,13 +20,14 @@ from app.serving import ModelServer, Served
 class FastPredict:
     """ASGI middleware around the application whose ordinary routes it cuts short, where a compiled model serves."""
 
-    def __init__(self, app: ASGIApp, server: ModelServer) -> None:
+    def __init__(self, app: ASGIApp, server: ModelServer, max_bytes: int) -> None:
         self.app = app
         self.server = server
+        self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         served = self.server.served
-        if served is None or served.fallback or not _is_plain(scope):
+        if served is None or served.fallback or not self._is_plain(scope):
             await self.app(scope, receive, send)
             return
         messages = [await receive()]
@@ -45,23 +46,24 @@ class FastPredict:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
+    def _is_plain(self, scope: Scope) -> bool:
+        """Whether it is a POST of JSON of an allowed length to one of the two, with no header given twice."""
+        if scope["type"] != "http" or scope["path"] not in ("/predict", "/predict/batch"):
+            return False
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        return (
+            scope["method"] == "POST"
+            and not scope.get("root_path")
+            and len(headers) == len(scope["headers"])
+            and headers.get(b"content-type") == b"application/json"
+            and length.isdigit()
+            and int(length) <= self.max_bytes
+        )
+
 
 def _answer_to_batch(body: bytes, served: Served) -> bytes:
     return to_json(served.answer_batch(Batch.model_validate_json(body).records))
-
-
-def _is_plain(scope: Scope) -> bool:
-    """Whether it is a POST of JSON of a known length to one of the two, with no header given twice."""
-    if scope["type"] != "http" or scope["path"] not in ("/predict", "/predict/batch"):
-        return False
-    headers = dict(scope["headers"])
-    return (
-        scope["method"] == "POST"
-        and not scope.get("root_path")
-        and len(headers) == len(scope["headers"])
-        and headers.get(b"content-type") == b"application/json"
-        and b"content-length" in headers
-    )
 
 
 def _replay(messages: list[Message], receive: Receive) -> Receive:

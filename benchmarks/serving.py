@@ -34,6 +34,7 @@ BATCH = 10_000
 CSV = ROOT / "dags" / CSV_NAME
 PEERS = ROOT / "benchmarks" / "peers"
 VENVS = ROOT / ".local" / "bench"
+LABELS = {"mlserver": "MLServer", "bentoml": "BentoML", "litserve": "LitServe", "mlflow": "MLflow"}
 ORDINARY = "application/json; charset=utf-8"  # by which the service knows nothing of the shortcut
 JSON = "application/json"
 
@@ -95,7 +96,7 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
         stack.callback(service.stop)
         contenders = [
             Contender("POST /predict", service, one),
-            Contender("the same without the shortcut", service, one, ORDINARY),
+            Contender("POST /predict, ordinary route", service, one, ORDINARY),
         ]
         for name, label in {
             "empty": "an empty FastAPI endpoint",
@@ -299,7 +300,7 @@ def _peers(folder: Path, say: Callable[[str], None]) -> list[Contender]:
             env={"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""},
             log=folder / f"{name}.log",
         )
-        found.append(Contender(name, server, folder / f"{name}.json"))
+        found.append(Contender(LABELS[name], server, folder / f"{name}.json"))
     return found
 
 

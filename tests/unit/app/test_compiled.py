@@ -214,11 +214,11 @@ def test_every_estimator_is_compiled_and_proven_or_serves_itself(penguins_frames
 def test_a_table_of_one_kind_of_columns_is_compiled(
     penguins_frames: Frames, monkeypatch: pytest.MonkeyPatch, kept: tuple[Any, ...]
 ) -> None:
-    for module in (app.compiled, app.compiler, inference):
+    for module in (app.compiler, inference):
         monkeypatch.setattr(module, "FEATURES", kept)
-    for module in (app.compiler, training):
+    for module in (app.compiled, app.compiler, training):
         monkeypatch.setattr(module, "NUMBERS", tuple(c for c in kept if isinstance(c, Number)))
-    monkeypatch.setattr(training, "CATEGORIES", tuple(c for c in kept if not isinstance(c, Number)))
+        monkeypatch.setattr(module, "CATEGORIES", tuple(c for c in kept if not isinstance(c, Number)))
     train, _ = penguins_frames
     model = fitted(train[[TARGET.name, *(c.name for c in kept)]])
     records = [{c.name: record[c.name] for c in kept} for record in drawn(2000, nulls=0.1)]

@@ -40,9 +40,7 @@ class Both:
             self.ordinary += 1
             await plain(scope, receive, send)
 
-        # The limit of the body stands before the shortcut, as in the application.
-        limit = next(m for m in plain.user_middleware)
-        self.fast = limit.cls(FastPredict(counted, server), *limit.args, **limit.kwargs)
+        self.fast = FastPredict(counted, server, LIMIT)
 
     def same(self, body: bytes | list[bytes], headers: Any = None, path: str = "/predict", **scope: Any) -> Answer:
         """Send it to both, compare what they answer, and return that."""
