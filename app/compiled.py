@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from penguins.inference import Prediction, Predictor, Record, check_libraries, load_model, prove
+from penguins.inference import ModelError, Prediction, Predictor, Record, check_libraries, load_model, prove
 from penguins.schema import CATEGORIES, NUMBERS
 
 SECONDS_TO_COMPILE = 120
@@ -44,6 +44,9 @@ class Compiled:
 
     graph: bytes
     fills: dict[str, Any]
+
+
+Answer = Compiled | CompileError | ModelError
 
 
 class CompiledModel:
@@ -125,16 +128,18 @@ def load(pickled: bytes, manifest: Mapping[str, Any]) -> tuple[Predictor, str | 
         If the model cannot be trusted: see `penguins.inference.load_model`.
     """
     check_libraries(manifest)  # before a process is started for nothing
-    try:
-        model = CompiledModel(_compile_once(pickled, manifest), manifest["classes"])
-        prove(model, manifest["golden"])
-    except CompileError as error:
-        return load_model(pickled, manifest), str(error)
+    answer = _compile_once(pickled, manifest)
+    if isinstance(answer, ModelError):
+        raise answer
+    if isinstance(answer, CompileError):
+        return load_model(pickled, manifest), str(answer)
+    model = CompiledModel(answer, manifest["classes"])
+    prove(model, manifest["golden"])
     return model, None
 
 
-def _compile_once(pickled: bytes, manifest: Mapping[str, Any]) -> Compiled:
-    """Compile, or take what another worker of this service has compiled."""
+def _compile_once(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
+    """Ask the compiler, or take what it answered another worker of this service."""
     if SHARED_FOLDER not in os.environ:
         return _compile_apart(pickled, manifest)
     folder = Path(os.environ[SHARED_FOLDER])
@@ -144,15 +149,15 @@ def _compile_once(pickled: bytes, manifest: Mapping[str, Any]) -> Compiled:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if found.exists():
             return pickle.loads(found.read_bytes())  # noqa: S301 - from our own process, in a folder of our own
-        compiled = _compile_apart(pickled, manifest)
+        answer = _compile_apart(pickled, manifest)
         for older in folder.glob("*.compiled"):
             older.unlink()
-        found.write_bytes(pickle.dumps(compiled))
-    return compiled
+        found.write_bytes(pickle.dumps(answer))
+    return answer
 
 
-def _compile_apart(pickled: bytes, manifest: Mapping[str, Any]) -> Compiled:
-    """Compile in a process of its own, and return or raise what it answers."""
+def _compile_apart(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
+    """Ask the compiler, in a process of its own."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "app.compiler"],
@@ -163,11 +168,8 @@ def _compile_apart(pickled: bytes, manifest: Mapping[str, Any]) -> Compiled:
             check=True,
         )
     except subprocess.TimeoutExpired:
-        raise CompileError(f"compiling takes more than {SECONDS_TO_COMPILE} s") from None
+        return CompileError(f"compiling takes more than {SECONDS_TO_COMPILE} s")
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise CompileError(f"the compiler ended with exit code {error.returncode} {' '.join(last)}".strip()) from error
-    answer = pickle.loads(done.stdout)  # noqa: S301 - from our own process
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        return CompileError(f"the compiler ended with exit code {error.returncode} {' '.join(last)}".strip())
+    return pickle.loads(done.stdout)  # noqa: S301 - from our own process

@@ -21,7 +21,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 
-from app.compiled import Compiled, CompiledModel, CompileError
+from app.compiled import Answer, Compiled, CompiledModel, CompileError
 from penguins.inference import TOLERANCE, Model, ModelError, load_model, to_frame
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, Number
 
@@ -175,7 +175,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as answer_to:
         os.dup2(2, 1)  # whatever else is printed must not spoil the answer
         pickled, manifest = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the service, which verified it
-        answer: Compiled | Exception
+        answer: Answer
         try:
             answer = compile_model(load_model(pickled, manifest), manifest["golden"])
         except (CompileError, ModelError) as error:

@@ -58,7 +58,7 @@ class FastPredict:
             and len(headers) == len(scope["headers"])
             and headers.get(b"content-type") == b"application/json"
             and length.isdigit()
-            and int(length) <= self.max_bytes
+            and int(length[:20]) <= self.max_bytes
         )
 
 

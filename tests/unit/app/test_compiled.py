@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -282,8 +281,9 @@ def test_workers_compile_once(trained: Trained, monkeypatch: pytest.MonkeyPatch,
     model, fallback = load(*trained)
     assert isinstance(model, CompiledModel)
     assert fallback is None
-    monkeypatch.undo()
-    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
     pickled, facts = trained
-    load(pickled, json.loads(json.dumps({**facts, "dag_run_id": "another"})))
+    monkeypatch.setattr(app.compiled, "_compile_apart", lambda *_: CompileError("no graph"))
+    for _ in range(2):
+        assert load(pickled, {**facts, "dag_run_id": "another"})[1] == "no graph"
+        monkeypatch.setattr(app.compiled, "_compile_apart", lambda *_: pytest.fail("compiled again"))
     assert len(list(tmp_path.glob("*.compiled"))) == 1

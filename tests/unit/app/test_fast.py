@@ -206,6 +206,7 @@ HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
     "type twice": [JSON, (b"content-type", b"text/plain"), LENGTH],
     "type twice, turned round": [(b"content-type", b"text/plain"), JSON, LENGTH],
     "a length too large": [JSON, (b"content-length", b"999999999")],
+    "a length of 5,000 digits": [JSON, (b"content-length", b"9" * 5000)],
     "cookies": [JSON, LENGTH, (b"cookie", b"a=1"), (b"cookie", b"b=2")],
     "an origin": [JSON, LENGTH, (b"origin", b"http://elsewhere")],
     "accept": [JSON, LENGTH, (b"accept", b"text/html")],

@@ -84,11 +84,8 @@ def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
 def test_a_model_that_cannot_be_compiled_serves_itself_and_says_so(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def no_compiler(*_: Any) -> Any:
-        raise CompileError("no graph for this")
-
     monkeypatch.setattr(app.serving, "load", app.compiled.load)
-    monkeypatch.setattr(app.compiled, "_compile_apart", no_compiler)
+    monkeypatch.setattr(app.compiled, "_compile_apart", lambda *_: CompileError("no graph for this"))
     publish()
     with TestClient(app.main.create_app(registry=registry)) as client:
         info = client.get("/model-info").json()
