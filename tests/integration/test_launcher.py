@@ -29,7 +29,7 @@ Start = Callable[..., subprocess.Popen[str]]
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    for name in ("app", "dags", "plugins"):
+    for name in ("app", "config", "dags", "plugins"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "launcher.py", folder)
     return folder
@@ -67,6 +67,13 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def goes_on(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE  # ended, but not yet noted by init
+    except psutil.NoSuchProcess:
+        return False
+
+
 def stop(launcher: subprocess.Popen[str], number: int, folder: Path) -> str:
     """Send the signal, and check that neither a descendant nor anything else of the folder goes on."""
     family = psutil.Process(launcher.pid).children(recursive=True)
@@ -74,7 +81,7 @@ def stop(launcher: subprocess.Popen[str], number: int, folder: Path) -> str:
     launcher.send_signal(number)
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 0, output
-    assert [p for p in family if p.is_running()] == []
+    assert [process for process in family if goes_on(process)] == []
     assert processes_in(folder) == []
     return output
 
@@ -104,7 +111,7 @@ def test_a_first_start_trains_and_serves_and_a_second_one_reuses_the_model(
     addresses = {c.laddr.ip for p in processes_in(copy) for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
     assert addresses == {"127.0.0.1"}
     made = {path.name for path in copy.iterdir()}
-    assert made == {"app", "dags", "plugins", "launcher.py", ".local", "models", "logs"}
+    assert made == {"app", "config", "dags", "plugins", "launcher.py", ".local", "models", "logs"}
 
     refused = launch(start_process, copy, {"AIRFLOW_PORT": str(free_port()), "API_PORT": str(free_port())})
     said, _ = refused.communicate(timeout=60)
