@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 
 import uvicorn
@@ -30,8 +31,9 @@ def application() -> FastAPI:
 
 if __name__ == "__main__":
     settings = Settings()
-    with TemporaryDirectory(prefix="modelo_penguin-") as folder:
-        if settings.workers > 1:
+    # A single worker has nobody to share with, and no chance to remove a folder: uvicorn ends it by the signal it got.
+    with TemporaryDirectory(prefix="modelo_penguin-") if settings.workers > 1 else nullcontext() as folder:
+        if folder:
             os.environ |= {SHARED_FOLDER: folder, "PROMETHEUS_MULTIPROC_DIR": folder}
         uvicorn.run(
             "app.__main__:application",

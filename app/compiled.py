@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at the import; it would keep a file in the user's home
 import onnxruntime
 
 from penguins.inference import ModelError, Prediction, Predictor, Record, check_libraries, load_model, prove
@@ -32,6 +34,10 @@ PARTS = 10**7
 
 class CompileError(RuntimeError):
     """The pipeline cannot be compiled, or the compiled one does not predict the same; it has to serve itself."""
+
+
+class CompilerLostError(CompileError):
+    """The compiler ended before it had an answer, or took too long."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +156,13 @@ def _compile_once(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
         if found.exists():
             return pickle.loads(found.read_bytes())  # noqa: S301 - from our own process, in a folder of our own
         answer = _compile_apart(pickled, manifest)
+        if isinstance(answer, ModelError | CompilerLostError):  # which may not last
+            return answer
         for older in folder.glob("*.compiled"):
             older.unlink()
-        found.write_bytes(pickle.dumps(answer))
+        written = folder / "being-written"
+        written.write_bytes(pickle.dumps(answer))
+        written.replace(found)
     return answer
 
 
@@ -160,7 +170,7 @@ def _compile_apart(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
     """Ask the compiler, in a process of its own."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "app.compiler"],
+            [sys.executable, "-m", "app.compiler", str(os.getpid())],
             input=pickle.dumps((pickled, manifest)),
             capture_output=True,
             timeout=SECONDS_TO_COMPILE,
@@ -168,8 +178,8 @@ def _compile_apart(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
             check=True,
         )
     except subprocess.TimeoutExpired:
-        return CompileError(f"compiling takes more than {SECONDS_TO_COMPILE} s")
+        return CompilerLostError(f"compiling takes more than {SECONDS_TO_COMPILE} s")
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return CompileError(f"the compiler ended with exit code {error.returncode} {' '.join(last)}".strip())
+        return CompilerLostError(f"the compiler ended with exit code {error.returncode} {' '.join(last)}".strip())
     return pickle.loads(done.stdout)  # noqa: S301 - from our own process

@@ -77,6 +77,12 @@ def _short(text: str) -> str:
     return text if len(text) <= _CHARACTERS else text[:_CHARACTERS] + "..."
 
 
+def declared_length(header: bytes) -> int:
+    """Return the number that a Content-Length gives, 0 if it is none."""
+    # Twenty digits are too many bytes in any case, and Python refuses to read some thousands of them.
+    return int(header.lstrip(b"0")[:20] or b"0") if header.isdigit() else 0
+
+
 class BodyLimit:
     """ASGI middleware that refuses a body over `max_bytes` with 413 while it is still coming in."""
 
@@ -89,8 +95,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        # Twenty digits are too many bytes in any case, and Python refuses to read some thousands of them.
-        if declared.isdigit() and (length := int(declared[:20])) > self.max_bytes:
+        if (length := declared_length(declared)) > self.max_bytes:
             await JSONResponse({"detail": self._message(f"{length} bytes")}, 413)(scope, receive, send)
             return
         received = 0

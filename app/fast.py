@@ -9,10 +9,10 @@ tests/unit/app/test_fast.py holds them against each other.
 from __future__ import annotations
 
 import anyio
-from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import declared_length
 from app.schemas import Batch, Record
 from app.serving import ModelServer, Served
 
@@ -30,17 +30,20 @@ class FastPredict:
         if served is None or served.fallback or not self._is_plain(scope):
             await self.app(scope, receive, send)
             return
-        messages = [await receive()]
-        while messages[-1].get("more_body"):
-            messages.append(await receive())
-        body = b"".join(message.get("body", b"") for message in messages)
+        message = await receive()
+        body = message.get("body", b"")
+        while message.get("more_body") and len(body) <= self.max_bytes:
+            message = await receive()
+            body += message.get("body", b"")
         try:
+            if message["type"] != "http.request" or message.get("more_body") or len(body) > self.max_bytes:
+                raise ValueError("not the whole body, or too much of it")
             if scope["path"] == "/predict":
                 answer = to_json(served.answer(Record.model_validate_json(body)))
             else:
                 answer = await anyio.to_thread.run_sync(_answer_to_batch, body, served)
-        except ValidationError:
-            await self.app(scope, _replay(messages, receive), send)
+        except ValueError:  # which ValidationError is
+            await self.app(scope, _replay(body, message, receive), send)
             return
         headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -51,14 +54,12 @@ class FastPredict:
         if scope["type"] != "http" or scope["path"] not in ("/predict", "/predict/batch"):
             return False
         headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"")
         return (
             scope["method"] == "POST"
             and not scope.get("root_path")
             and len(headers) == len(scope["headers"])
             and headers.get(b"content-type") == b"application/json"
-            and length.isdigit()
-            and int(length[:20]) <= self.max_bytes
+            and 0 < declared_length(headers.get(b"content-length", b"")) <= self.max_bytes
         )
 
 
@@ -66,8 +67,12 @@ def _answer_to_batch(body: bytes, served: Served) -> bytes:
     return to_json(served.answer_batch(Batch.model_validate_json(body).records))
 
 
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    """Return a `receive` that gives these messages first."""
+def _replay(body: bytes, last: Message, receive: Receive) -> Receive:
+    """Return a `receive` that first gives the body that came, and how that ended."""
+    more = last["type"] != "http.request" or last.get("more_body", False)
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": more}]
+    if last["type"] != "http.request":
+        messages.append(last)
 
     async def again() -> Message:
         return messages.pop(0) if messages else await receive()

@@ -66,7 +66,7 @@ class ModelServer:
         self._not_ready = "the service is starting"
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
-        self._retry_at = 0.0
+        self._retry_at = self._look_back_at = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -99,8 +99,9 @@ class ModelServer:
             version = None
         if version is not None and not self._is_known(version):
             self._take(version)
-        if self.served is None and self.refused is not None:
+        if self.served is None and self.refused is not None and time.monotonic() >= self._look_back_at:
             self._take_newest_good()
+            self._look_back_at = time.monotonic() + self._retry_seconds
 
     def _is_known(self, version: str) -> bool:
         if self.served and self.served.version == version:

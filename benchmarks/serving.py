@@ -225,7 +225,6 @@ def _swaps(
         "p99_ms_with_a_swap": median(w.p99_ms for w in swapping),
         "seconds_to_serve": median(took),
         "backwards": backwards,
-        "failed": 0,  # load() raises otherwise
     }
 
 
@@ -236,12 +235,13 @@ class _Watch:
         self.url = service.url + service.path
         self.versions: list[str] = []
         self.seconds = 0.0
+        self._error: httpx2.HTTPError | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> _Watch:
         self._thread.start()
-        while not self.versions:
+        while not self.versions and self._thread.is_alive():
             time.sleep(0.001)
         self._started = time.monotonic()
         return self
@@ -249,8 +249,16 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(timeout=60)
+        if self._error:
+            raise self._error
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except httpx2.HTTPError as error:
+            self._error = error
+
+    def _watch(self) -> None:
         with httpx2.Client(trust_env=False, timeout=30) as client:
             while not self._stop.wait(0.01):
                 version = client.post(self.url, json=EXAMPLE).raise_for_status().json()["model_version"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -300,6 +301,22 @@ def test_clients_that_send_nothing_more_do_not_keep_others_waiting(service: Serv
         for connection in slow:
             connection.close()
     assert service.client.post("/predict", json=EXAMPLE).status_code == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_behind(
+    registry: Registry, publish: Publish, start_process: Start, tmp_path: Path, workers: str, number: int
+) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    service = serve(registry, publish, start_process, API_WORKERS=workers, TMPDIR=str(folder), HOME=str(folder))
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    service.process.send_signal(number)
+    service.process.wait(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    assert list(folder.iterdir()) == []
 
 
 def test_several_workers_swap_each_by_itself_and_count_together(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
@@ -26,13 +30,14 @@ from sklearn.svm import SVC
 
 import app.compiled
 import app.compiler
-from app.compiled import SHARED_FOLDER, Compiled, CompiledModel, CompileError, load
+from app.compiled import SHARED_FOLDER, Compiled, CompiledModel, CompileError, CompilerLostError, load
 from app.compiler import compile_model
 from penguins import inference, training
 from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, library_versions, to_frame
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import build_pipeline, fit
 from penguins.validation import golden_records
+from support import ROOT
 
 Trained = tuple[bytes, dict[str, Any]]
 Frames = tuple[pd.DataFrame, pd.DataFrame]
@@ -274,6 +279,39 @@ def test_a_compiler_that_dies_or_takes_too_long_leaves_the_pipeline(
     assert fallback == "compiling takes more than 0.2 s"
 
 
+def test_the_compiler_ends_with_the_service(tmp_path: Path) -> None:
+    reading, writing = os.pipe()  # held open, so that it waits for its orders for ever
+    service = (
+        "import os, subprocess, sys\n"
+        f"command = [sys.executable, '-m', 'app.compiler', str(os.getpid())]\n"
+        f"print(subprocess.Popen(command, stdin={reading}).pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", service],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "plugins")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[reading],
+        text=True,
+    ) as process:
+        assert process.stdout
+        compiler = psutil.Process(int(process.stdout.readline()))
+        assert compiler.is_running()
+        process.kill()
+    _, alive = psutil.wait_procs([compiler], timeout=30)
+    os.close(writing)
+    os.close(reading)
+    assert alive == []
+
+
+def test_onnx_runtime_keeps_no_files_of_its_own_and_sends_nothing(tmp_path: Path) -> None:
+    env = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
+    subprocess.run([sys.executable, "-c", "import app.compiled"], env=env, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_workers_compile_once(trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
     load(*trained)
@@ -287,3 +325,19 @@ def test_workers_compile_once(trained: Trained, monkeypatch: pytest.MonkeyPatch,
         assert load(pickled, {**facts, "dag_run_id": "another"})[1] == "no graph"
         monkeypatch.setattr(app.compiled, "_compile_apart", lambda *_: pytest.fail("compiled again"))
     assert len(list(tmp_path.glob("*.compiled"))) == 1
+
+
+def test_a_compiler_that_was_lost_is_asked_again(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
+    asked = []
+
+    def lost(*_: Any) -> CompilerLostError:
+        asked.append(1)
+        return CompilerLostError("out of memory")
+
+    monkeypatch.setattr(app.compiled, "_compile_apart", lost)
+    for _ in range(2):
+        assert load(*trained)[1] == "out of memory"
+    assert len(asked) == 2

@@ -193,6 +193,12 @@ def test_a_body_in_pieces_is_put_together(both: Both) -> None:
     assert both.same([*pieces, b"}"])[0]["status"] == 422
 
 
+@pytest.mark.parametrize("length", [b"100", b"0" * 20 + b"50000135"])
+def test_a_body_longer_than_it_says_and_than_is_allowed_is_refused(both: Both, length: bytes) -> None:
+    pieces = [text(), *[b" " * (LIMIT // 3)] * 10]
+    assert both.same(pieces, [JSON, (b"content-length", length)])[0]["status"] == 413
+
+
 LENGTH = (b"content-length", b"%d" % len(text()))
 HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
     "none": [],
@@ -207,6 +213,7 @@ HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
     "type twice, turned round": [(b"content-type", b"text/plain"), JSON, LENGTH],
     "a length too large": [JSON, (b"content-length", b"999999999")],
     "a length of 5,000 digits": [JSON, (b"content-length", b"9" * 5000)],
+    "zeros before the length": [JSON, (b"content-length", b"0" * 20 + b"%d" % len(text()))],
     "cookies": [JSON, LENGTH, (b"cookie", b"a=1"), (b"cookie", b"b=2")],
     "an origin": [JSON, LENGTH, (b"origin", b"http://elsewhere")],
     "accept": [JSON, LENGTH, (b"accept", b"text/html")],

@@ -16,6 +16,7 @@ import app.serving
 from app.compiled import CompileError
 from app.errors import ModelNotReadyError
 from app.serving import ModelServer
+from penguins.inference import ModelError
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE
 
@@ -136,6 +137,23 @@ def test_a_start_on_a_bad_version_serves_the_newest_good_one_and_says_so(
     assert server.require().version == older != oldest
     assert server.refused is not None
     assert server.refused.version == newest
+
+
+def test_older_versions_are_not_tried_at_every_look(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ModelServer(registry, poll_seconds=1, retry_seconds=60)
+    versions = [publish()["version"] for _ in range(3)]
+    tried: list[str] = []
+
+    def bad(_: bytes, manifest: dict[str, Any]) -> Any:
+        tried.append(manifest["version"])
+        raise ModelError("bad")
+
+    monkeypatch.setattr(app.serving, "load", bad)
+    for _ in range(5):
+        server.refresh()
+    assert tried == versions[::-1]
 
 
 def test_a_start_with_nothing_but_bad_versions_gives_the_reason(
