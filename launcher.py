@@ -164,7 +164,7 @@ def environment(airflow_port: int, api_port: int) -> dict[str, str]:
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}",
-        "PYTHONPATH": str(ROOT / "plugins"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT / "config")]),
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -124,6 +124,7 @@ def test_trigger_with_the_form_runs_green_and_is_served_without_a_restart(stack:
     assert stack.wait_for_run(run_id) == "success"
     info = stack.wait_served(run_id)
     assert info["accuracy"] >= 0.95
+    assert (info["predictor"], info["fallback"]) == ("onnx", None)
     assert info["params"]["n_estimators"] == 120
     assert stack.containers()["api"]["State"]["StartedAt"] == api_started
 
