@@ -31,7 +31,7 @@ class FastPredict:
             await self.app(scope, receive, send)
             return
         message = await receive()
-        body = message.get("body", b"")
+        body = bytearray(message.get("body", b""))
         while message.get("more_body") and len(body) <= self.max_bytes:
             message = await receive()
             body += message.get("body", b"")
@@ -43,7 +43,7 @@ class FastPredict:
             else:
                 answer = await anyio.to_thread.run_sync(_answer_to_batch, body, served)
         except ValueError:  # which ValidationError is
-            await self.app(scope, _replay(body, message, receive), send)
+            await self.app(scope, _replay(bytes(body), message, receive), send)
             return
         headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -63,7 +63,7 @@ class FastPredict:
         )
 
 
-def _answer_to_batch(body: bytes, served: Served) -> bytes:
+def _answer_to_batch(body: bytearray, served: Served) -> bytes:
     return to_json(served.answer_batch(Batch.model_validate_json(body).records))
 
 
