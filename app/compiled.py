@@ -68,6 +68,7 @@ class CompiledModel:
     def __init__(self, compiled: Compiled, classes: Sequence[str]) -> None:
         self._one = _session(compiled.graph, threads=1)  # a row takes less time than to hand it to another thread
         self._many = _session(compiled.graph, threads=0)  # as many as there are cores
+        self._outputs = [output.name for output in self._one.get_outputs()]
         self._classes = tuple(classes)
         self._inputs = [
             (name, dtype, [(c.name, compiled.fills.get(c.name, np.nan)) for c in columns])
@@ -100,7 +101,7 @@ class CompiledModel:
     def run(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return labels, shape (n_records,), and probabilities, shape (n_records, n_classes)."""
         session = self._one if len(next(iter(inputs.values()))) == 1 else self._many
-        labels, probabilities = session.run(None, inputs)
+        labels, probabilities = session.run(self._outputs, inputs)
         return labels, probabilities
 
 

@@ -35,15 +35,16 @@ class Served:
 
     def answer(self, record: BaseModel) -> dict[str, Any]:
         """Return the body that answers /predict."""
-        return {**self._predict([record])[0], "model_version": self.version}
+        label, probabilities = self.model.predict([vars(record)])[0]
+        return {TARGET.name: label, "probabilities": probabilities, "model_version": self.version}
 
     def answer_batch(self, records: Sequence[BaseModel]) -> dict[str, Any]:
         """Return the body that answers /predict/batch."""
-        return {"predictions": self._predict(records), "model_version": self.version}
-
-    def _predict(self, records: Sequence[BaseModel]) -> list[dict[str, Any]]:
-        predictions = self.model.predict([vars(record) for record in records])
-        return [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in predictions]
+        predictions = [
+            {TARGET.name: label, "probabilities": probabilities}
+            for label, probabilities in self.model.predict([vars(record) for record in records])
+        ]
+        return {"predictions": predictions, "model_version": self.version}
 
 
 @dataclass(frozen=True)
