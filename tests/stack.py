@@ -154,8 +154,12 @@ class Stack:
         raise AssertionError(f"the model of {run_id} is not served after {seconds} s: {info.text}")
 
     def mysql(self, sql: str) -> str:
-        query = f'MYSQL_PWD="$MYSQL_PASSWORD" mysql -N -h127.0.0.1 -u"$MYSQL_USER" "$MYSQL_DATABASE" -e "{sql}"'
+        # Connected beside the schema, which drop_schema takes away for a moment.
+        query = f'MYSQL_PWD="$MYSQL_PASSWORD" mysql -N -h127.0.0.1 -u"$MYSQL_USER" information_schema -e "{sql}"'
         return self.compose("exec", "-T", "mysql", "sh", "-c", query).strip()
+
+    def raw_rows(self) -> int:
+        return int(self.mysql("SELECT COUNT(*) FROM mydatabase.penguins_raw"))
 
 
 def docker(*arguments: str) -> str:

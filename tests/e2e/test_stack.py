@@ -164,7 +164,7 @@ def test_the_browser_asked_no_other_host(requests_to_others: list[str], page: Pa
 
 
 def test_the_tables_are_in_mydatabase_and_the_pickle_on_the_volume(stack: Stack) -> None:
-    assert stack.mysql("SELECT COUNT(*) FROM penguins_raw") == "344"
+    assert stack.raw_rows() == 344
     current = (stack.folder / "models" / "current").read_text().strip()
     assert (stack.folder / "models" / current / "model.pkl").stat().st_size > 10_000
     assert current == stack.api.get("/model-info").json()["version"]
@@ -249,11 +249,11 @@ def test_everything_outlives_down_and_up_and_what_a_user_changed_stays(stack: St
     airflow = stack.airflow()
     changed = {"connection_id": "mysql_default", "conn_type": "mysql", "description": "mine"}
     airflow.patch("connections/mysql_default?update_mask=description", json=changed).raise_for_status()
-    before = (secrets_of(stack), stack.api.get("/model-info").json(), stack.mysql("SELECT COUNT(*) FROM penguins_raw"))
+    before = (secrets_of(stack), stack.api.get("/model-info").json(), stack.raw_rows())
     stack.compose("down")
     stack.compose("up", "airflow-init")
     stack.up()
-    after = (secrets_of(stack), stack.api.get("/model-info").json(), stack.mysql("SELECT COUNT(*) FROM penguins_raw"))
+    after = (secrets_of(stack), stack.api.get("/model-info").json(), stack.raw_rows())
     assert after == before
     airflow = stack.airflow()
     connection = airflow.get("connections/mysql_default").json()

@@ -35,11 +35,11 @@ def test_mysql_killed_in_the_middle_of_its_work_is_waited_for_and_nothing_half_l
     stack.wait_until(f"{statement} in MySQL", lambda: is_running(stack, statement))
     started = stack.crash("mysql")
     stack.wait_healthy("mysql", started)
-    assert stack.mysql("SELECT COUNT(*) FROM penguins_raw") == ("0" if task == "load_raw_data" else str(ROWS))
+    assert stack.raw_rows() == (0 if task == "load_raw_data" else ROWS)
     assert stack.wait_for_run(run_id, seconds=400) == "success"
     assert stack.task(run_id, task)["try_number"] == 2
     assert "DatabaseLostError" in stack.task_log(run_id, task, attempt=1)
-    assert stack.mysql("SELECT COUNT(*) FROM penguins_raw") == str(ROWS)
+    assert stack.raw_rows() == ROWS
     assert stack.wait_served(run_id)["data"]["rows"] == ROWS
 
 
