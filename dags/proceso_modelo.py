@@ -86,16 +86,18 @@ def load_raw_data(ti: Any) -> int:
     return rows
 
 
-def preprocess(params: dict[str, Any], run_id: str) -> dict[str, int]:
+def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, int]:
+    import pyarrow.parquet as pq
+
     from penguins.training import clean, split
 
-    raw = _warehouse().read()
-    frame = clean(raw)
-    train, test = split(frame, test_size=params["test_size"], random_state=params["random_state"])
+    raw = _warehouse().read(expected_rows=ti.xcom_pull(task_ids="load_raw_data"))
+    cleaned = clean(raw)
+    train, test = split(cleaned, test_size=params["test_size"], random_state=params["random_state"])
     folder = _registry().run_folder(run_id)
-    train.to_parquet(folder / "train.parquet")
-    test.to_parquet(folder / "test.parquet")
-    rows = {"raw": raw.num_rows, "clean": len(frame), "train": len(train), "test": len(test)}
+    pq.write_table(train, folder / "train.parquet")
+    pq.write_table(test, folder / "test.parquet")
+    rows = {"raw": raw.num_rows, "clean": cleaned.num_rows, "train": train.num_rows, "test": test.num_rows}
     log.info(f"rows: {rows}")
     return rows
 
@@ -103,28 +105,28 @@ def preprocess(params: dict[str, Any], run_id: str) -> dict[str, int]:
 def train(params: dict[str, Any], run_id: str) -> dict[str, Any]:
     import hashlib
 
-    import pandas as pd
+    import pyarrow.parquet as pq
 
     from penguins.training import build_pipeline, fit
 
     folder = _registry().run_folder(run_id)
-    rows = pd.read_parquet(folder / "train.parquet")
+    rows = pq.read_table(folder / "train.parquet")
     pipeline = build_pipeline(
         n_estimators=params["n_estimators"],
         max_samples=params["max_samples"],
         random_state=params["random_state"],
-        rows=len(rows),
+        rows=rows.num_rows,
     )
     pickled = fit(pipeline, rows)
     (folder / "model.pkl").write_bytes(pickled)
-    log.info(f"trained {params['n_estimators']} trees on {len(rows)} rows; the pickle has {len(pickled)} bytes")
+    log.info(f"trained {params['n_estimators']} trees on {rows.num_rows} rows; the pickle has {len(pickled)} bytes")
     return {"sha256": hashlib.sha256(pickled).hexdigest(), "size_bytes": len(pickled)}
 
 
 def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     import json
 
-    import pandas as pd
+    import pyarrow.parquet as pq
 
     from penguins.validation import GateError, evaluate
 
@@ -132,8 +134,8 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     folder = registry.run_folder(run_id)
     facts = evaluate(
         _trained_pickle(folder, ti),
-        pd.read_parquet(folder / "train.parquet"),
-        pd.read_parquet(folder / "test.parquet"),
+        pq.read_table(folder / "train.parquet"),
+        pq.read_table(folder / "test.parquet"),
         registry=registry,
         min_accuracy=params["min_accuracy"],
         max_accuracy_drop=params["max_accuracy_drop"],

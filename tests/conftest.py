@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from penguins.registry import PROJECT, Registry
-from penguins.schema import COLUMNS, CSV_NAME, MISSING, Number
+from penguins.schema import CSV_NAME
 from penguins.source import check_source, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 # Airflow reads its folder once, when it is first imported. It must not be the one that somebody works with.
 _AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="airflow-")
@@ -35,33 +36,33 @@ def registry(tmp_path: Path) -> Registry:
 
 
 @pytest.fixture(scope="session")
-def penguins_frames() -> tuple[pd.DataFrame, pd.DataFrame]:
+def penguins_tables() -> tuple[pa.Table, pa.Table]:
     """The CSV's rows as (train, test), without a database in between."""
-    import pyarrow as pa
-
     from penguins.training import clean, split
+    from tables import table_of
 
-    records = read_records(check_source(CSV, test_size=0.2))
-    arrays = [
-        pa.array([None if v in MISSING else float(v) for v in values], type=pa.float64())
-        if isinstance(column, Number)
-        else pa.array(values, type=pa.string())
-        for column, values in zip(COLUMNS, zip(*records, strict=True), strict=True)
-    ]
-    raw = pa.table(arrays, names=[c.name for c in COLUMNS])
-    return split(clean(raw), test_size=0.2, random_state=42)
+    return split(clean(table_of(read_records(check_source(CSV, test_size=0.2)))), test_size=0.2, random_state=42)
+
+
+@pytest.fixture(scope="session")
+def penguins_frames(penguins_tables: tuple[pa.Table, pa.Table]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same rows as plain objects and floats, for a test that changes some."""
+    from tables import frame_of
+
+    train, test = map(frame_of, penguins_tables)
+    return train, test
 
 
 @pytest.fixture(scope="session")
 def trained(
-    penguins_frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory
+    penguins_tables: tuple[pa.Table, pa.Table], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[bytes, dict[str, Any]]:
     """A pickled model and the facts to publish it with. Not to be changed: all tests see the same."""
     from penguins.training import build_pipeline, fit
     from penguins.validation import evaluate
 
-    train, test = penguins_frames
-    pickled = fit(build_pipeline(n_estimators=20, max_samples=100_000, random_state=42, rows=len(train)), train)
+    train, test = penguins_tables
+    pickled = fit(build_pipeline(n_estimators=20, max_samples=100_000, random_state=42, rows=train.num_rows), train)
     empty = tmp_path_factory.mktemp("empty")
     facts = evaluate(
         pickled,

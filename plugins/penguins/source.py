@@ -9,14 +9,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from penguins.progress import Progress
 from penguins.schema import COLUMNS, MISSING, NUMBERS, TARGET, Category, Number
 
 PROBLEMS_SHOWN = 20
 # Cross-validation puts at least one row of each class into each of its ten folds.
 MIN_ROWS_PER_CLASS = 10
+ROWS_AT_ONCE = 10_000
+VALUES_REMEMBERED = 100_000
 
+_TARGET = COLUMNS.index(TARGET)
+_NUMBERS = [COLUMNS.index(c) for c in NUMBERS]
 # What Python, MySQL and SQLite all read as the same number: no "1_000", no "nan", no padding.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -55,6 +61,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _read_through(path: Path) -> tuple[str, int, int]:
+    """Return the SHA-256 of a file, and how many line feeds and carriage returns it has."""
+    digest, lines, returns = hashlib.sha256(), 0, 0
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+            lines += piece.count(b"\n")
+            returns += piece.count(b"\r")
+    return digest.hexdigest(), lines, returns
+
+
 def _is_number(column: Number, text: str) -> bool:
     return bool(_NUMBER.fullmatch(text)) and column.minimum <= float(text) <= column.maximum
 
@@ -86,19 +103,27 @@ def check_source(path: Path, test_size: float) -> Source:
             f"cannot read {path}: {error.strerror}. Accepted is a CSV file; give its path as the param csv_path."
         ) from error
 
+    sha256, lines, returns = _read_through(path)
     problems: list[str] = []
     problem_count = 0
     rows = 0
     class_counts: Counter[str] = Counter()
-    for line, values in _records(path, line_ending):
-        rows += 1
-        found = _problems(line, values)
-        problem_count += len(found)
-        problems += found[: PROBLEMS_SHOWN - len(problems)]
-        if not found:
-            row = dict(zip((c.name for c in COLUMNS), values, strict=True))
-            if not NUMBERS or any(row[c.name] not in MISSING for c in NUMBERS):
-                class_counts[row[TARGET.name]] += 1
+    known: list[set[str]] = [set() for _ in COLUMNS]
+    progress = Progress("checked", max(lines - 1, 1), "lines")
+    records = _records(path, line_ending if returns else None)
+    while chunk := list(islice(records, ROWS_AT_ONCE)):
+        rows += len(chunk)
+        fitting = [values for _, values in chunk]
+        if not _all_fit(fitting, known):
+            fitting = []
+            for line, values in chunk:
+                found = _problems(line, values)
+                problem_count += len(found)
+                problems += found[: PROBLEMS_SHOWN - len(problems)]
+                if not found:
+                    fitting.append(values)
+        class_counts.update(values[_TARGET] for values in fitting if _has_measurement(values))
+        progress.at(rows)
     if problem_count > len(problems):
         problems.append(f"... and {problem_count - len(problems)} more")
     if problems:
@@ -106,10 +131,11 @@ def check_source(path: Path, test_size: float) -> Source:
             f"{path} does not fit the schema. Nothing was dropped or loaded. Correct these:\n" + "\n".join(problems)
         )
     _check_classes(path, class_counts, test_size)
+    progress.done()
     return Source(
         path=str(path),
         rows=rows,
-        sha256=sha256_of(path),
+        sha256=sha256,
         line_ending=line_ending,
         class_counts={name: class_counts[name] for name in TARGET.values if class_counts[name]},
     )
@@ -117,16 +143,20 @@ def check_source(path: Path, test_size: float) -> Source:
 
 def read_records(source: Source) -> Iterator[list[str]]:
     """Yield the values of each record of a checked file, in the file's order."""
-    for _, values in _records(Path(source.path), source.line_ending):
+    for _, values in _records(Path(source.path), None):
         yield values
 
 
-def _records(path: Path, line_ending: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values) after the header, which must be the schema's."""
+def _records(path: Path, line_ending: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, values) after the header, which must be the schema's.
+
+    `line_ending` is the one that every line must have, or None where that is known.
+    """
     expected = [c.name for c in COLUMNS]
     # Bytes that are not UTF-8 become lone surrogates, so that the check can name their line and column.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        reader = csv.reader(_same_line_ends(path, file, line_ending), strict=True)
+        lines = _same_line_ends(path, file, line_ending) if line_ending else file
+        reader = csv.reader(lines, strict=True)
         line = 1
         try:
             header = next(reader, None)
@@ -156,6 +186,23 @@ def _same_line_ends(path: Path, lines: Iterator[str], line_ending: str) -> Itera
                 "Accepted is LF or CRLF, the same throughout; save the file with one of them."
             )
         yield line
+
+
+def _all_fit(rows: list[list[str]], known: list[set[str]]) -> bool:
+    """Whether every value fits its column. `known` holds values of each column that do: most come again and again."""
+    if any(len(values) != len(COLUMNS) for values in rows):
+        return False
+    for column, values, fitting in zip(COLUMNS, zip(*rows, strict=True), known, strict=True):
+        new = set(values) - fitting
+        if any(_broken_rule(column, value) for value in new):
+            return False
+        if len(fitting) < VALUES_REMEMBERED:
+            fitting.update(new)
+    return True
+
+
+def _has_measurement(values: list[str]) -> bool:
+    return not NUMBERS or any(values[i] not in MISSING for i in _NUMBERS)
 
 
 def _problems(line: int, values: list[str]) -> list[str]:

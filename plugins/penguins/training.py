@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import reduce
+from threading import Lock
+from typing import TextIO
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
@@ -13,38 +22,34 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from penguins.inference import to_frame
-from penguins.schema import CATEGORIES, MISSING, NUMBERS, TARGET
-
-# Cross-validation's ten more fits are cheap up to here; above, the trees' own out-of-bag rows serve instead.
-ROWS_TO_CROSS_VALIDATE = 10_000
+from penguins.progress import Progress
+from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 
 
-def clean(raw: pa.Table) -> pd.DataFrame:
-    """Turn the raw table into rows to train on.
-
-    Returns
-    -------
-    pandas.DataFrame, shape (n_rows, n_columns)
-        The target and the features as `inference.to_frame` gives them: what says "missing" is NaN, and rows without
-        any measurement are left out, because the API answers none for them either.
-    """
-    frame = raw.to_pandas()
-    for column in CATEGORIES:
-        frame[column.name] = frame[column.name].mask(frame[column.name].isin(MISSING))
-    cleaned = to_frame(frame)
-    cleaned.insert(0, TARGET.name, frame[TARGET.name].astype(object))
-    if NUMBERS:
-        cleaned = cleaned.dropna(subset=[c.name for c in NUMBERS], how="all")
-    return cleaned.reset_index(drop=True)
+def clean(raw: pa.Table) -> pa.Table:
+    """Return the rows to train on: without those that lack every measurement, as the API answers none of them."""
+    if not NUMBERS:
+        return raw
+    measured = [pc.is_valid(raw[c.name]) for c in NUMBERS]
+    return raw.filter(reduce(pc.or_, measured))
 
 
-def split(frame: pd.DataFrame, *, test_size: float, random_state: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (train, test), stratified by the target."""
+def split(table: pa.Table, *, test_size: float, random_state: int) -> tuple[pa.Table, pa.Table]:
+    """Return (train, test), shuffled, and stratified by the target."""
     train, test = train_test_split(
-        frame, test_size=test_size, random_state=random_state, stratify=frame[TARGET.name], shuffle=True
+        np.arange(table.num_rows), test_size=test_size, random_state=random_state, stratify=label_codes(table)
     )
-    return train.reset_index(drop=True), test.reset_index(drop=True)
+    return table.take(train), table.take(test)
+
+
+def label_codes(table: pa.Table) -> np.ndarray:
+    """Return each row's target as its place in the schema's values, shape (n_rows,)."""
+    return table[TARGET.name].combine_chunks().indices.to_numpy()
+
+
+def feature_frame(table: pa.Table) -> pd.DataFrame:
+    """Return the features for a fit: float32 and pandas' categories, which are small, NaN for what is missing."""
+    return table.select([c.name for c in FEATURES]).to_pandas()
 
 
 def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, rows: int) -> Pipeline:
@@ -61,7 +66,12 @@ def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, ro
     numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
     categories = make_pipeline(
         SimpleImputer(strategy="most_frequent", keep_empty_features=True),
-        OneHotEncoder(categories=[list(c.values) for c in CATEGORIES], handle_unknown="ignore", sparse_output=False),
+        OneHotEncoder(
+            categories=[list(c.values) for c in CATEGORIES],
+            handle_unknown="ignore",
+            sparse_output=False,
+            dtype=np.float32,  # what the trees take; a column of float64 would turn all others into it
+        ),
     )
     columns = ColumnTransformer(
         [
@@ -72,19 +82,56 @@ def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, ro
     forest = RandomForestClassifier(
         n_estimators=n_estimators,
         max_samples=max_samples if rows > max_samples else None,
-        oob_score=rows > ROWS_TO_CROSS_VALIDATE,
         random_state=random_state,
         n_jobs=-1,
     )
     return Pipeline([("columns", columns), ("forest", forest)])
 
 
-def fit(pipeline: Pipeline, train: pd.DataFrame) -> bytes:
+def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
     """Fit the pipeline in place and return its pickle, the same bytes for the same rows and seed."""
-    pipeline.fit(to_frame(train), train[TARGET.name])
+    labels = np.array(TARGET.values, dtype=object)[label_codes(train)]
     forest = pipeline.named_steps["forest"]
+    progress = Progress("fitted", train.num_rows)
+    with _progress_of_trees(forest):
+        pipeline.fit(feature_frame(train), labels)
+    progress.done()
     # Parallel predictions add up in any order, and so differ in the last bit.
     forest.n_jobs = None
-    if forest.oob_score:
-        del forest.oob_decision_function_  # one row for each row of the table: it is no part of the model
     return pickle.dumps(pipeline, protocol=5)
+
+
+class _TreeCounter(io.TextIOBase):
+    """Turns the lines that scikit-learn and joblib print about trees into our own, and lets all others through."""
+
+    def __init__(self, passed_on: TextIO, trees: int) -> None:
+        self.passed_on, self.trees = passed_on, trees
+        self.started = self.line_ends_to_drop = 0
+        self.lock = Lock()  # each tree is announced by the thread that grows it
+
+    def write(self, text: str) -> int:
+        with self.lock:
+            if text.startswith("building tree"):
+                if not self.started:
+                    self.progress = Progress("grown", self.trees, "trees")
+                self.progress.at(self.started)
+                self.started += 1
+                self.line_ends_to_drop += not text.endswith("\n")
+            elif text == "\n" and self.line_ends_to_drop:
+                self.line_ends_to_drop -= 1
+            elif not text.startswith("[Parallel("):
+                self.passed_on.write(text)
+        return len(text)
+
+
+@contextmanager
+def _progress_of_trees(forest: RandomForestClassifier) -> Iterator[None]:
+    forest.verbose = 2  # says each tree
+    try:
+        with (
+            redirect_stdout(_TreeCounter(sys.stdout, forest.n_estimators)),
+            redirect_stderr(_TreeCounter(sys.stderr, forest.n_estimators)),
+        ):
+            yield
+    finally:
+        forest.verbose = 0

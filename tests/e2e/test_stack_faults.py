@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -25,17 +26,29 @@ def is_running(stack: Stack, statement: str) -> bool:
     return any(line.split("\t")[-1].startswith(statement) for line in stack.mysql("SHOW FULL PROCESSLIST").splitlines())
 
 
-@pytest.mark.parametrize(
-    ("task", "statement"), [("load_raw_data", "LOAD DATA"), ("preprocess", "SELECT `species`")], ids=["load", "read"]
-)
-def test_mysql_killed_in_the_middle_of_its_work_is_waited_for_and_nothing_half_loaded_is_taken_for_whole(
-    stack: Stack, large: str, task: str, statement: str
+def test_mysql_killed_during_the_load_is_waited_for_and_nothing_half_loaded_is_taken_for_whole(
+    stack: Stack, large: str
 ) -> None:
     run_id = stack.trigger(csv_path=large, n_estimators=5)
-    stack.wait_until(f"{statement} in MySQL", lambda: is_running(stack, statement))
+    stack.wait_until("LOAD DATA", lambda: is_running(stack, "LOAD DATA"))
+    assert_a_killed_mysql_is_waited_for(stack, run_id, "load_raw_data", rows_kept=0)
+
+
+def test_mysql_killed_during_the_read_is_waited_for(stack: Stack, large: str) -> None:
+    run_id = stack.trigger(csv_path=large, n_estimators=5)
+    stack.wait_until("LOAD DATA", lambda: is_running(stack, "LOAD DATA"))
+    # A read of a second or two is hard to hit. This lock is given as soon as the load commits, and makes the read wait.
+    lock = "LOCK TABLES mydatabase.penguins_raw WRITE; SELECT SLEEP(300)"
+    with ThreadPoolExecutor(1) as other:
+        other.submit(stack.mysql, lock)
+        stack.wait_until("the read", lambda: is_running(stack, "SELECT MIN(row_id)"))
+        assert_a_killed_mysql_is_waited_for(stack, run_id, "preprocess", rows_kept=ROWS)
+
+
+def assert_a_killed_mysql_is_waited_for(stack: Stack, run_id: str, task: str, *, rows_kept: int) -> None:
     started = stack.crash("mysql")
     stack.wait_healthy("mysql", started)
-    assert stack.raw_rows() == (0 if task == "load_raw_data" else ROWS)
+    assert stack.raw_rows() == rows_kept
     assert stack.wait_for_run(run_id, seconds=400) == "success"
     assert stack.task(run_id, task)["try_number"] == 2
     assert "DatabaseLostError" in stack.task_log(run_id, task, attempt=1)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from time import sleep
 from typing import Any
 
+import connectorx
 import pytest
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 
-from penguins.schema import COLUMNS, TABLE
-from penguins.source import Source, check_source, sha256_of
+from penguins import progress
+from penguins import warehouse as module
+from penguins.schema import COLUMNS, MISSING, TABLE
+from penguins.source import Source, check_source, read_records, sha256_of
 from penguins.warehouse import DatabaseLostError, LoadError, Warehouse, WarehouseError, open_warehouse
 from support import connection_of, free_port
+from tables import table_of
 
 CSV = Path(__file__).parents[2] / "dags" / "penguins_size.csv"
 
@@ -47,41 +56,182 @@ def test_what_was_loaded_is_what_the_file_says(warehouse: Warehouse) -> None:
     warehouse.create_raw_table()
     source = check_source(CSV, test_size=0.2)
     assert warehouse.load(source) == 344
-    table = warehouse.read()
-    assert table.column_names == [c.name for c in COLUMNS]
-    lines = CSV.read_text().splitlines()[1:]
-    for line, row in zip(lines, table.to_pylist(), strict=True):
-        assert [row["species"], row["island"], row["sex"]] == [line.split(",")[i] for i in (0, 1, 6)]
-        numbers = [None if v == "NA" else float(v) for v in line.split(",")[2:6]]
-        assert list(row.values())[2:6] == numbers
+    assert warehouse.read(344).equals(table_of(read_records(source)))
+    rows = query(warehouse, f"SELECT {', '.join(c.name for c in COLUMNS)} FROM {TABLE} ORDER BY row_id")
+    for line, row in zip(CSV.read_text().splitlines()[1:], rows, strict=True):
+        values = line.split(",")
+        numbers = [None if v == "NA" else float(v) for v in values[2:6]]
+        assert list(row) == [*values[:2], *numbers, values[6]]
 
 
 def test_a_file_with_bom_and_crlf_is_loaded_alike(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.create_raw_table()
     warehouse.load(check_source(CSV, test_size=0.2))
-    expected = warehouse.read()
+    expected = warehouse.read(344)
     windows = tmp_path / "windows.csv"
     windows.write_bytes(b"\xef\xbb\xbf" + CSV.read_bytes().replace(b"\n", b"\r\n"))
     warehouse.load(check_source(windows, test_size=0.2))
-    assert warehouse.read().equals(expected)
+    assert warehouse.read(344).equals(expected)
 
 
 def test_a_file_with_quotes_and_no_last_line_end_is_loaded_alike(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.create_raw_table()
     warehouse.load(check_source(CSV, test_size=0.2))
-    expected = warehouse.read()
+    expected = warehouse.read(344)
     quoted = tmp_path / "quoted.csv"
     header, *lines = CSV.read_text().splitlines()
     quoted.write_text("\n".join([header, *(",".join(f'"{v}"' for v in line.split(",")) for line in lines)]))
     warehouse.load(check_source(quoted, test_size=0.2))
-    assert warehouse.read().equals(expected)
+    assert warehouse.read(344).equals(expected)
 
 
 def test_a_second_load_replaces_the_first(warehouse: Warehouse) -> None:
     warehouse.create_raw_table()
     source = check_source(CSV, test_size=0.2)
     warehouse.load(source)
+    first = warehouse.read(344)
     assert warehouse.load(source) == 344
+    assert warehouse.read(344).equals(first)
+
+
+def test_a_load_says_how_many_rows_are_done(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another transaction holds the load up until a line was said. The file is larger than what a socket takes."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
+    caplog.set_level(logging.INFO, progress.__name__)
+    rows = 344 * 1500
+    large = tmp_path / "large.csv"
+    header, *lines = CSV.read_text().splitlines(keepends=True)
+    large.write_text(header + "".join(lines) * 1500)
+    warehouse.create_raw_table()
+    held, said = Event(), []
+
+    def hold_up() -> None:
+        with warehouse.cursor() as cursor:
+            cursor.execute(f"SELECT * FROM {TABLE} WHERE row_id > 0 FOR UPDATE")
+            cursor.fetchall()
+            held.set()
+            for _ in range(300):
+                if caplog.messages:
+                    break
+                sleep(0.1)
+            said.extend(caplog.messages)
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(hold_up)
+        assert held.wait(60)
+        assert warehouse.load(source_of(large, rows)) == rows
+        holding.result()
+    found = re.match(r"loaded: ([0-9,]+) of 516,000 rows \([0-9]+%\), [0-9,.]+ a second, .+ left", said[0])
+    assert found
+    assert 0 < int(found[1].replace(",", "")) < rows
+    assert caplog.messages[-1].startswith("loaded: 516,000 rows in ")
+
+
+@pytest.mark.parametrize("token", MISSING)
+def test_what_says_missing_is_null(warehouse: Warehouse, tmp_path: Path, token: str) -> None:
+    warehouse.create_raw_table()
+    file = tmp_path / "x.csv"
+    file.write_text(f"{CSV.read_text().splitlines()[0]}\nGentoo,Biscoe,{token},13.2,211,{token},{token}\n")
+    warehouse.load(source_of(file, rows=1))
+    assert warehouse.read(1).equals(table_of([("Gentoo", "Biscoe", None, 13.2, 211, None, None)]))
+
+
+@pytest.mark.parametrize("expected", [343, 345])
+def test_another_number_of_rows_than_was_loaded_is_refused_and_both_are_named(
+    warehouse: Warehouse, expected: int
+) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(check_source(CSV, test_size=0.2))
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, and {expected} were loaded"):
+        warehouse.read(expected)
+
+
+def test_a_table_that_was_emptied_since_the_load_is_refused(warehouse: Warehouse) -> None:
+    warehouse.create_raw_table()
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, and 344 were loaded"):
+        warehouse.read(344)
+
+
+def test_an_unknown_category_is_refused_with_its_column_and_rule(warehouse: Warehouse) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(check_source(CSV, test_size=0.2))
+    query(warehouse, f"UPDATE {TABLE} SET species = 'Dodo' WHERE row_id = 200")
+    with pytest.raises(WarehouseError) as caught:
+        warehouse.read(344)
+    said = f"{TABLE} holds 'Dodo' in the column species; accepted is one of Adelie, Chinstrap, Gentoo"
+    assert said in str(caught.value)
+
+
+def test_a_table_of_several_pieces_is_read_whole_and_in_order(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(check_source(CSV, test_size=0.2))
+    at_once = warehouse.read(344)
+    monkeypatch.setattr(module, "ROWS_PER_PIECE", 100)
+    assert warehouse.read(344).equals(at_once)
+
+
+def test_gaps_in_the_row_ids_leave_nothing_out(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is wider than a piece, and one is at its start."""
+    warehouse.create_raw_table()
+    warehouse.load(check_source(CSV, test_size=0.2))
+    whole = warehouse.read(344)
+    query(warehouse, f"DELETE FROM {TABLE} WHERE row_id BETWEEN 51 AND 260 OR row_id < 11")
+    monkeypatch.setattr(module, "ROWS_PER_PIECE", 100)
+    assert warehouse.read(124).equals(whole.take([*range(10, 50), *range(260, 344)]))
+
+
+def test_login_and_password_may_have_any_characters(
+    warehouse: Warehouse, mysql_url: str, awkward_user: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(check_source(CSV, test_size=0.2))
+    expected = warehouse.read(344)
+    same = warehouse_on({**connection_of(mysql_url), **awkward_user}, monkeypatch)
+    assert same.read(344).equals(expected)
+
+
+@pytest.fixture
+def without_connectorx(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_sql(*given: Any, **named: Any) -> None:
+        raise AssertionError("ConnectorX was asked")
+
+    monkeypatch.setattr(connectorx, "read_sql", read_sql)
+
+
+@pytest.mark.parametrize("extra", [{"connection_timeout": 20}, {"ssl_disabled": True}], ids=str)
+@pytest.mark.parametrize("rows_per_piece", [100, 250_000])
+def test_a_connection_that_says_more_is_read_by_the_hooks_own_client(
+    warehouse: Warehouse,
+    mysql_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    extra: dict[str, Any],
+    rows_per_piece: int,
+) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(check_source(CSV, test_size=0.2))
+    expected = warehouse.read(344)
+    request.getfixturevalue("without_connectorx")
+    monkeypatch.setattr(module, "ROWS_PER_PIECE", rows_per_piece)
+    connection = connection_of(mysql_url)
+    same = warehouse_on({**connection, "extra": {**connection["extra"], **extra}}, monkeypatch)
+    assert same.read(344).equals(expected)
+
+
+@pytest.mark.parametrize("extra", [{}, {"charset": "utf8mb4"}, {"local_infile": True}], ids=str)
+def test_any_other_connection_is_read_by_connectorx(
+    warehouse: Warehouse, mysql_url: str, monkeypatch: pytest.MonkeyPatch, without_connectorx: None, extra: Any
+) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(check_source(CSV, test_size=0.2))
+    connection = connection_of(mysql_url)
+    same = warehouse_on({**connection, "extra": {**connection["extra"], **extra}}, monkeypatch)
+    with pytest.raises(AssertionError, match="ConnectorX was asked"):
+        same.read(344)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +319,36 @@ def test_a_connection_that_is_cut_in_a_load_is_a_lost_database_and_nothing_is_co
             other.execute(f"KILL {own}")
         cursor.execute("SELECT 1")
     assert query(warehouse, f"SELECT COUNT(*) FROM {TABLE}") == [(0,)]
+
+
+def test_a_connection_that_is_cut_while_rows_come_is_a_lost_database(warehouse: Warehouse, tmp_path: Path) -> None:
+    """A view in the table's place stops at row 20,000, when some have come, until it is killed."""
+    large = tmp_path / "large.csv"
+    header, *lines = CSV.read_text().splitlines(keepends=True)
+    large.write_text(header + "".join(lines) * 100)
+    warehouse.create_raw_table()
+    warehouse.load(source_of(large, 34_400))
+    query(warehouse, f"RENAME TABLE {TABLE} TO stored")
+    names = ", ".join(c.name for c in COLUMNS[:-1])
+    stops = f"IF(row_id = 20000, SLEEP(60), {COLUMNS[-1].name})"
+    query(warehouse, f"CREATE VIEW {TABLE} AS SELECT row_id, {names}, {stops} AS {COLUMNS[-1].name} FROM stored")
+
+    def cut() -> int:
+        for _ in range(500):
+            stopped = query(
+                warehouse,
+                "SELECT id FROM information_schema.processlist WHERE state = 'User sleep' AND info LIKE '%ORDER BY%'"
+                " AND id <> CONNECTION_ID()",
+            )
+            for (connection,) in stopped:
+                query(warehouse, f"KILL {connection}")
+            if stopped:
+                return len(stopped)
+            sleep(0.1)
+        return 0
+
+    with ThreadPoolExecutor(1) as pool:
+        cutting = pool.submit(cut)
+        with pytest.raises(DatabaseLostError, match="went away while it was read"):
+            warehouse.read(34_400)
+        assert cutting.result() == 1

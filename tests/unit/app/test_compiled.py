@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow as pa
 import pytest
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
@@ -35,33 +36,34 @@ from app.compiler import compile_model
 from penguins import inference, training
 from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, library_versions, to_frame
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
-from penguins.training import build_pipeline, fit
+from penguins.training import build_pipeline, feature_frame, fit
 from penguins.validation import golden_records
 from support import ROOT
 
 Trained = tuple[bytes, dict[str, Any]]
 Frames = tuple[pd.DataFrame, pd.DataFrame]
+Tables = tuple[pa.Table, pa.Table]
 
 
-def fitted(frame: pd.DataFrame, estimator: ClassifierMixin | None = None) -> Model:
-    pipeline = build_pipeline(n_estimators=100, max_samples=100_000, random_state=42, rows=len(frame))
+def fitted(table: pa.Table, estimator: ClassifierMixin | None = None) -> Model:
+    pipeline = build_pipeline(n_estimators=100, max_samples=100_000, random_state=42, rows=table.num_rows)
     if estimator is not None:
         pipeline.steps[-1] = ("estimator", estimator)
-        pipeline.fit(to_frame(frame), frame[TARGET.name])
+        pipeline.fit(to_frame(feature_frame(table)), table[TARGET.name].to_pylist())
     else:
-        pipeline = pickle.loads(fit(pipeline, frame))
+        pipeline = pickle.loads(fit(pipeline, table))
     return Model(pipeline, tuple(str(name) for name in pipeline.classes_))
 
 
 @pytest.fixture(scope="module")
-def forest(penguins_frames: Frames) -> Model:
+def forest(penguins_tables: Tables) -> Model:
     """The forest of the DAG's defaults."""
-    return fitted(penguins_frames[0])
+    return fitted(penguins_tables[0])
 
 
 @pytest.fixture(scope="module")
-def golden(forest: Model, penguins_frames: Frames) -> dict[str, Any]:
-    return golden_rows(forest, golden_records(penguins_frames[1]))
+def golden(forest: Model, penguins_tables: Tables) -> dict[str, Any]:
+    return golden_rows(forest, golden_records(penguins_tables[1]))
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +193,9 @@ ESTIMATORS: dict[str, tuple[ClassifierMixin, bool]] = {
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # SVC's probability will go; forks still have it
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_every_estimator_is_compiled_and_proven_or_serves_itself(penguins_frames: Frames, name: str) -> None:
+def test_every_estimator_is_compiled_and_proven_or_serves_itself(penguins_tables: Tables, name: str) -> None:
     estimator, compiles = ESTIMATORS[name]
-    train, test = penguins_frames
+    train, test = penguins_tables
     model = fitted(train, estimator)
     manifest = {
         "libraries": library_versions(),
@@ -216,15 +218,15 @@ def test_every_estimator_is_compiled_and_proven_or_serves_itself(penguins_frames
 
 @pytest.mark.parametrize("kept", [NUMBERS, CATEGORIES], ids=["no categories", "no numbers"])
 def test_a_table_of_one_kind_of_columns_is_compiled(
-    penguins_frames: Frames, monkeypatch: pytest.MonkeyPatch, kept: tuple[Any, ...]
+    penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch, kept: tuple[Any, ...]
 ) -> None:
-    for module in (app.compiler, inference):
+    for module in (app.compiler, inference, training):
         monkeypatch.setattr(module, "FEATURES", kept)
     for module in (app.compiled, app.compiler, training):
         monkeypatch.setattr(module, "NUMBERS", tuple(c for c in kept if isinstance(c, Number)))
         monkeypatch.setattr(module, "CATEGORIES", tuple(c for c in kept if not isinstance(c, Number)))
-    train, _ = penguins_frames
-    model = fitted(train[[TARGET.name, *(c.name for c in kept)]])
+    train, _ = penguins_tables
+    model = fitted(train.select([TARGET.name, *(c.name for c in kept)]))
     records = [{c.name: record[c.name] for c in kept} for record in drawn(2000, nulls=0.1)]
     compiled = CompiledModel(compile_model(model, golden_rows(model, records[:20])), model.classes)
     labels, largest = difference(model, compiled, records)

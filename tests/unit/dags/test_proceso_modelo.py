@@ -38,7 +38,7 @@ def test_parsing_imports_nothing_heavy() -> None:
 
     code = (
         "import runpy, sys; runpy.run_path(sys.argv[1]); "
-        "print([m for m in ('pandas', 'sklearn', 'pyarrow', 'numpy') if m in sys.modules])"
+        "print([m for m in ('pandas', 'sklearn', 'pyarrow', 'numpy', 'connectorx') if m in sys.modules])"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(DAGS / "proceso_modelo.py")],

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from penguins.inference import (
@@ -28,6 +29,7 @@ from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET
 from penguins.training import build_pipeline, fit
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
+Tables = tuple[pa.Table, pa.Table]
 Trained = tuple[bytes, dict[str, Any]]
 
 
@@ -259,9 +261,9 @@ def test_a_probability_that_is_no_number_is_refused(model: Model) -> None:
         prove(model, golden)
 
 
-def test_the_golden_rows_of_another_model_are_refused(penguins_frames: Frames, manifest: dict[str, Any]) -> None:
-    train, _ = penguins_frames
-    other = fit(build_pipeline(n_estimators=20, max_samples=100_000, random_state=1, rows=len(train)), train)
+def test_the_golden_rows_of_another_model_are_refused(penguins_tables: Tables, manifest: dict[str, Any]) -> None:
+    train, _ = penguins_tables
+    other = fit(build_pipeline(n_estimators=20, max_samples=100_000, random_state=1, rows=train.num_rows), train)
     with pytest.raises(ModelError, match=r"golden row \d+ gives"):
         load_model(other, manifest)
 

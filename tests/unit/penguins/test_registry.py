@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
 import pytest
 
 from penguins.inference import load_model
@@ -34,10 +34,10 @@ ENVIRONMENT = {"PYTHONPATH": str(PROJECT / "plugins")}
 
 
 @pytest.fixture(scope="module")
-def other(penguins_frames: tuple[pd.DataFrame, pd.DataFrame]) -> bytes:
+def other(penguins_tables: tuple[pa.Table, pa.Table]) -> bytes:
     """Another model than the trained one."""
-    train, _ = penguins_frames
-    return fit(build_pipeline(n_estimators=2, max_samples=100_000, random_state=0, rows=len(train)), train)
+    train, _ = penguins_tables
+    return fit(build_pipeline(n_estimators=2, max_samples=100_000, random_state=0, rows=train.num_rows), train)
 
 
 @pytest.fixture

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from penguins import source as module
 from penguins.registry import PROJECT
 from penguins.schema import CSV_NAME
 from penguins.source import Source, SourceError, check_source, read_records, sha256_of
+from tables import table_of
 
 CSV = PROJECT / "dags" / CSV_NAME
 HEADER = "species,island,culmen_length_mm,culmen_depth_mm,flipper_length_mm,body_mass_g,sex"
@@ -288,6 +293,95 @@ def test_bytes_that_are_not_utf_8_in_a_number_are_named_too(refusal: Refusal) ->
     assert r"line 2, column body_mass_g: '37\udcb750'; the rule is UTF-8" in refusal(content)
 
 
+# The rows, a chunk at a time.
+
+
+BAD_ROWS = [
+    ADELIE.replace("39.1", "long"),
+    ADELIE.replace("Torgersen", "Mars"),
+    ADELIE.replace("Adelie", "NA"),
+    "Emperor,Mars,1,18.7,181,3750,X",
+    ADELIE.removesuffix(",MALE"),
+    f"{ADELIE},2007",
+    "",
+]
+OTHER_ROWS = [
+    "Gentoo,Biscoe,NA,NA,NA,NA,MALE",
+    "Gentoo,Biscoe,,13.2,.,4500,.",
+    CHINSTRAP.replace("46.5", "46.50"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+@pytest.mark.parametrize("before", [2, 3, 4, 5, 6])
+def test_a_problem_in_any_chunk_is_named_as_it_is_in_the_first(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, bad: str, before: int
+) -> None:
+    content = text_of(*[ADELIE] * before, bad, *GOOD)
+    expected = refusal(content)
+    assert f"line {before + 2}" in expected.splitlines()[1]
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    assert refusal(content) == expected
+
+
+def test_problems_of_several_chunks_are_cut_and_counted_together(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    said = refusal(text_of(*[ADELIE.replace("39.1", "long").replace("MALE", "X")] * 23, *GOOD))
+    assert "line 11, column sex" in said.splitlines()[20]
+    assert said.splitlines()[21:] == ["... and 26 more"]
+
+
+def test_classes_are_counted_over_all_chunks(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    assert check(CSV.read_bytes()).class_counts == {"Adelie": 151, "Chinstrap": 68, "Gentoo": 123}
+
+
+def test_a_value_that_fits_one_column_is_not_taken_to_fit_another(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """181 was remembered as the length of a flipper; a culmen is at most 100 mm long."""
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    said = refusal(text_of(*GOOD, ADELIE.replace("39.1", "181")))
+    assert "line 32, column culmen_length_mm: '181'; the rule is a number from 10 to 100 mm" in said
+
+
+def result_of(rows: list[str]) -> str:
+    """What the check says of rows: the source, or the refusal; without the path, which is another one each time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file.csv")
+        path.write_text(text_of(*rows), encoding="utf-8")
+        try:
+            return repr(check_source(path, test_size=0.2)).replace(folder, "")
+        except SourceError as error:
+            return str(error).replace(folder, "")
+
+
+@pytest.mark.parametrize(("name", "value"), [("ROWS_AT_ONCE", 3), ("VALUES_REMEMBERED", 2), ("VALUES_REMEMBERED", 0)])
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(rows=st.lists(st.sampled_from([ADELIE, CHINSTRAP, GENTOO, *OTHER_ROWS, *BAD_ROWS]), max_size=40))
+def test_neither_chunks_nor_remembered_values_change_what_is_said(name: str, value: int, rows: list[str]) -> None:
+    """One row at a time, with nothing remembered, each value is held against its column."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROWS_AT_ONCE", 1)
+        patch.setattr(module, "VALUES_REMEMBERED", 0)
+        expected = result_of([*rows, *GOOD])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, value)
+        assert result_of([*rows, *GOOD]) == expected
+
+
+def test_remembered_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the limit, and what one chunk brings beyond it."""
+    monkeypatch.setattr(module, "VALUES_REMEMBERED", 5)
+    known: list[set[str]] = [set() for _ in HEADER.split(",")]
+    for start in range(0, 40, 4):
+        chunk = [ADELIE.replace("39.1", f"39.{start + row}").split(",") for row in range(4)]
+        assert module._all_fit(chunk, known)
+    assert max(map(len, known)) < 5 + 4
+
+
 # Line ends and quotes.
 
 
@@ -384,10 +478,8 @@ def test_a_test_size_that_holds_out_one_row_a_class_is_accepted(check: Check) ->
 
 def test_what_the_check_accepts_can_be_split(check: Check) -> None:
     """The smallest part that is accepted is one that the stratified split can make."""
-    import pandas as pd
-
     from penguins.training import split
 
-    labels = [values[0] for values in read_records(check(text_of(*GOOD), test_size=0.1))]
-    train, test = split(pd.DataFrame({"species": labels}), test_size=0.1, random_state=0)
-    assert set(test["species"]) == set(train["species"]) == {"Adelie", "Chinstrap", "Gentoo"}
+    table = table_of(read_records(check(text_of(*GOOD), test_size=0.1)))
+    train, test = split(table, test_size=0.1, random_state=0)
+    assert set(test["species"].to_pylist()) == set(train["species"].to_pylist()) == {"Adelie", "Chinstrap", "Gentoo"}

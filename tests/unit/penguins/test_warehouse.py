@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 from mysql.connector import errors
 
+from penguins import progress
 from penguins import warehouse as module
 from penguins.registry import PROJECT
-from penguins.schema import COLUMNS, CSV_NAME, MISSING, NUMBERS, TABLE, Number
+from penguins.schema import CATEGORIES, COLUMNS, CSV_NAME, MISSING, NUMBERS, TABLE, TARGET, Number
 from penguins.source import Source, check_source, sha256_of
 from penguins.warehouse import (
     DatabaseLostError,
@@ -311,69 +315,170 @@ def test_a_load_gives_the_number_of_rows(warehouse: Warehouse, source: Source) -
 def test_what_was_loaded_is_what_the_file_says(warehouse: Warehouse, source: Source) -> None:
     warehouse.create_raw_table()
     warehouse.load(source)
-    rows = [list(row.values()) for row in warehouse.read().to_pylist()]
+    rows = [list(row.values()) for row in warehouse.read(344).to_pylist()]
     assert rows == [
-        [(None if v in MISSING else float(v)) if c in NUMBERS else v for c, v in zip(COLUMNS, line, strict=True)]
+        [
+            None if v in MISSING else float(np.float32(v)) if c in NUMBERS else v
+            for c, v in zip(COLUMNS, line, strict=True)
+        ]
         for line in (text.split(",") for text in CSV.read_text(encoding="utf-8").splitlines()[1:])
     ]
 
 
-def test_read_types_are_float64_and_string(warehouse: Warehouse) -> None:
+def test_read_types_are_float32_and_dictionaries_of_the_schemas_values(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.create_raw_table()
-    table = warehouse.read()
-    assert table.num_rows == 0
-    assert [(f.name, str(f.type)) for f in table.schema] == [
-        (c.name, "double" if isinstance(c, Number) else "string") for c in COLUMNS
+    warehouse.load(source_of(tmp_path / "x.csv", "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"))
+    table = warehouse.read(1)
+    assert [(f.name, f.type) for f in table.schema] == [
+        (c.name, pa.float32() if isinstance(c, Number) else pa.dictionary(pa.int32(), pa.string())) for c in COLUMNS
     ]
+    for category in (TARGET, *CATEGORIES):
+        assert table[category.name].combine_chunks().dictionary.to_pylist() == list(category.values)
 
 
-def test_a_table_of_several_batches_is_read_whole_and_in_order(
-    warehouse: Warehouse, source: Source, monkeypatch: pytest.MonkeyPatch
+def test_a_table_of_several_pieces_is_read_whole_and_in_order(
+    warehouse: Warehouse, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     warehouse.create_raw_table()
     warehouse.load(source)
-    at_once = warehouse.read()
-    monkeypatch.setattr(module, "ROWS_PER_BATCH", 100)
-    in_batches = warehouse.read()
-    assert in_batches.column(0).num_chunks == 4
-    assert in_batches.equals(at_once)
+    at_once = warehouse.read(344)
+    monkeypatch.setattr(module, "ROWS_PER_PIECE", 100)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
+    caplog.clear()
+    caplog.set_level(logging.INFO, progress.__name__)
+    assert warehouse.read(344).equals(at_once)
+    assert [line.split(" of")[0] for line in caplog.messages[:-1]] == [f"read: {rows}" for rows in (100, 200, 300, 344)]
+
+
+def test_pieces_without_a_value_in_a_column_join_those_that_have_one(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_PER_PIECE", 1)
+    warehouse.create_raw_table()
+    rows = ["Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE", "Gentoo,Biscoe,NA,NA,NA,NA,NA"]
+    warehouse.load(source_of(tmp_path / "x.csv", *rows))
+    assert warehouse.read(2)["sex"].to_pylist() == ["FEMALE", None]
+    assert warehouse.read(2)["body_mass_g"].to_pylist() == [4500, None]
 
 
 @pytest.mark.parametrize("token", MISSING)
-def test_a_missing_number_is_null_and_a_missing_category_stays_as_written(
+def test_what_says_missing_is_null(warehouse: Warehouse, tmp_path: Path, token: str) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(source_of(tmp_path / "x.csv", f"Gentoo,Biscoe,{token},13.2,211,4500,{token}"))
+    row = warehouse.read(1).to_pylist()[0]
+    assert row["culmen_length_mm"] is None
+    assert row["sex"] is None
+
+
+@pytest.mark.parametrize("token", MISSING)
+def test_the_raw_table_keeps_how_a_missing_category_was_written(
     warehouse: Warehouse, tmp_path: Path, token: str
 ) -> None:
     warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "x.csv", f"Gentoo,Biscoe,{token},13.2,211,4500,{token}"))
-    row = warehouse.read().to_pylist()[0]
-    assert row["culmen_length_mm"] is None
-    assert row["sex"] == token
+    warehouse.load(source_of(tmp_path / "x.csv", f"Gentoo,Biscoe,46.1,13.2,211,4500,{token}"))
+    assert query(warehouse, f"SELECT sex FROM {TABLE}") == [(token,)]
+
+
+def test_a_null_that_was_written_by_hand_is_null(warehouse: Warehouse, source: Source) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(source)
+    query(warehouse, f"UPDATE {TABLE} SET sex = NULL")
+    assert warehouse.read(344)["sex"].null_count == 344
+
+
+@pytest.mark.parametrize("expected", [343, 345])
+def test_another_number_of_rows_than_was_loaded_is_refused_and_both_are_named(
+    warehouse: Warehouse, source: Source, expected: int
+) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(source)
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, and {expected} were loaded"):
+        warehouse.read(expected)
+
+
+def test_a_table_that_was_emptied_since_the_load_is_refused(warehouse: Warehouse) -> None:
+    warehouse.create_raw_table()
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, and 344 were loaded"):
+        warehouse.read(344)
+
+
+@pytest.mark.parametrize(
+    ("column", "rule"),
+    [("species", "one of Adelie, Chinstrap, Gentoo"), ("sex", "one of FEMALE, MALE")],
+)
+@pytest.mark.parametrize("value", ["Dodo", "na", " "])
+def test_an_unknown_category_is_refused_with_its_column_and_rule(
+    warehouse: Warehouse, source: Source, column: str, rule: str, value: str
+) -> None:
+    warehouse.create_raw_table()
+    warehouse.load(source)
+    query(warehouse, f"UPDATE {TABLE} SET {column} = '{value}' WHERE row_id = 200")
+    with pytest.raises(WarehouseError) as caught:
+        warehouse.read(344)
+    assert f"{TABLE} holds {value!r} in the column {column}; accepted is {rule}" in str(caught.value)
+
+
+def test_a_load_says_how_many_rows_are_done(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
+    caplog.set_level(logging.INFO, progress.__name__)
+    warehouse.create_raw_table()
+    warehouse.load(source_of(tmp_path / "x.csv", *["Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"] * 25_000))
+    assert [line.split(" rows")[0] for line in caplog.messages] == [
+        *("loaded: 10,000 of 25,000", "loaded: 20,000 of 25,000", "loaded: 25,000")
+    ]
+
+
+def test_a_read_says_how_many_rows_are_done(
+    warehouse: Warehouse, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(module, "ROWS_PER_PIECE", 200)
+    warehouse.create_raw_table()
+    warehouse.load(source)
+    caplog.clear()
+    caplog.set_level(logging.INFO, progress.__name__)
+    warehouse.read(344)
+    assert [line.split(" rows")[0] for line in caplog.messages] == [
+        *("read: 200 of 344", "read: 344 of 344", "read: 344")
+    ]
+
+
+def test_a_load_that_fails_does_not_say_that_it_is_done(
+    warehouse: Warehouse, source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
+    warehouse.create_raw_table()
+    caplog.set_level(logging.INFO, progress.__name__)
+    with pytest.raises(LoadError):
+        warehouse.load(dataclasses.replace(source, rows=345))
+    assert not any(line.startswith("loaded") for line in caplog.messages)
 
 
 @pytest.mark.parametrize("number", ["39", "39.", "+39.0", "3.9e1", "390E-1", "0039"])
 def test_a_number_is_read_as_the_check_reads_it(warehouse: Warehouse, tmp_path: Path, number: str) -> None:
     warehouse.create_raw_table()
     warehouse.load(source_of(tmp_path / "x.csv", f"Gentoo,Biscoe,{number},13.2,211,4500,MALE"))
-    assert warehouse.read().to_pylist()[0]["culmen_length_mm"] == float(number) == 39
+    assert warehouse.read(1).to_pylist()[0]["culmen_length_mm"] == float(number) == 39
 
 
 def test_a_file_with_bom_crlf_and_quotes_is_loaded_alike(warehouse: Warehouse, source: Source, tmp_path: Path) -> None:
     warehouse.create_raw_table()
     warehouse.load(source)
-    expected = warehouse.read()
+    expected = warehouse.read(344)
     windows = tmp_path / "windows.csv"
     content = CSV.read_bytes().replace(b"Biscoe", b'"Biscoe"').replace(b"\n", b"\r\n")
     windows.write_bytes(b"\xef\xbb\xbf" + content)
     warehouse.load(check_source(windows, test_size=0.2))
-    assert warehouse.read().equals(expected)
+    assert warehouse.read(344).equals(expected)
 
 
 def test_a_second_load_replaces_the_first(warehouse: Warehouse, source: Source) -> None:
     warehouse.create_raw_table()
     warehouse.load(source)
-    first = warehouse.read()
+    first = warehouse.read(344)
     assert warehouse.load(source) == 344
-    assert warehouse.read().equals(first)
+    assert warehouse.read(344).equals(first)
 
 
 @pytest.mark.parametrize("said", [343, 345])
@@ -382,11 +487,11 @@ def test_a_row_count_that_differs_is_named_and_keeps_what_was_there(
 ) -> None:
     warehouse.create_raw_table()
     warehouse.load(source_of(tmp_path / "before.csv", "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"))
-    before = warehouse.read()
+    before = warehouse.read(1)
     with pytest.raises(LoadError) as caught:
         warehouse.load(dataclasses.replace(source, rows=said))
     assert f"would hold 344 rows and the file has {said}. Nothing was committed" in str(caught.value)
-    assert warehouse.read().equals(before)
+    assert warehouse.read(1).equals(before)
 
 
 def test_a_file_that_changed_is_named_with_both_checksums_and_loads_nothing(
@@ -396,13 +501,13 @@ def test_a_file_that_changed_is_named_with_both_checksums_and_loads_nothing(
     path = tmp_path / "x.csv"
     source = source_of(path, "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE")
     warehouse.load(source)
-    before = warehouse.read()
+    before = warehouse.read(1)
     path.write_text(path.read_text().replace("46.1", "46.2"))
     with pytest.raises(LoadError) as caught:
         warehouse.load(source)
     for said in (str(path), source.sha256, sha256_of(path), "changed since it was checked"):
         assert said in str(caught.value)
-    assert warehouse.read().equals(before)
+    assert warehouse.read(1).equals(before)
 
 
 @pytest.mark.parametrize("row", ["Gentoo,Biscoe,46.1", "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE,2007", ""])

@@ -1,0 +1,47 @@
+"""Write a CSV of any size from the penguins: `PYTHONPATH=plugins python -m benchmarks.generate ROWS FILE [SEED]`.
+
+Rows are drawn with replacement, so each species stays as common as it is, and so does what is missing. Each number is
+moved a little, within its column's range.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.servers import ROOT
+from penguins.schema import COLUMNS, CSV_NAME, MISSING, Number
+
+ROWS_AT_ONCE = 200_000
+JITTER = 0.1  # standard deviation, in those of the column
+
+
+def generate(rows: int, path: Path, seed: int = 0) -> None:
+    """Write `rows` rows under the schema's header; the same file for the same seed."""
+    real = pd.read_csv(ROOT / "dags" / CSV_NAME, dtype=str, keep_default_na=False)
+    draw = np.random.default_rng(seed)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(",".join(c.name for c in COLUMNS) + "\n")
+        for start in range(0, rows, ROWS_AT_ONCE):
+            part = real.iloc[draw.integers(len(real), size=min(ROWS_AT_ONCE, rows - start))].reset_index(drop=True)
+            for column in COLUMNS:
+                if isinstance(column, Number):
+                    part[column.name] = _moved(column, real[column.name], part[column.name], draw)
+            part.to_csv(file, header=False, index=False, lineterminator="\n")
+
+
+def _moved(column: Number, real: pd.Series, drawn: pd.Series, draw: np.random.Generator) -> pd.Series:
+    missing = drawn.isin(MISSING)
+    spread = pd.to_numeric(real[~real.isin(MISSING)]).std()
+    moved = pd.to_numeric(drawn.mask(missing)) + draw.normal(0, JITTER * spread, len(drawn))
+    text = moved.clip(column.minimum, column.maximum).round(2).astype(str)
+    return text.mask(missing, MISSING[0])
+
+
+if __name__ == "__main__":
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit(__doc__)
+    generate(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0)
