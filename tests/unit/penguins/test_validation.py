@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from penguins.inference import load_model, prove
 from penguins.registry import Registry
@@ -266,6 +267,23 @@ def test_cross_validation_has_ten_folds_mean_and_sd(trained: Trained) -> None:
     assert validation["folds"] == 10
     assert 0.95 < validation["mean"] < 1
     assert 0 < validation["sd"] < 0.1
+
+
+def test_cross_validation_is_that_of_scikit_learn_on_the_plain_pipeline(penguins_frames: Frames) -> None:
+    train, test = penguins_frames
+    params = {"n_estimators": 20, "max_samples": 100_000, "random_state": 3, "rows": len(train)}
+    rows = pd.concat([train, test], ignore_index=True)
+    scores = cross_val_score(
+        build_pipeline(**params),
+        rows.drop(columns=TARGET.name),
+        rows[TARGET.name],
+        cv=StratifiedKFold(10, shuffle=True, random_state=7),
+        scoring="accuracy",
+    )
+    fitted = pickle.loads(fit(build_pipeline(**params), train))
+    assert score_beyond_one_split(fitted, train, test, random_state=7) == {
+        "cross_validation": {"folds": 10, "mean": scores.mean(), "sd": scores.std(ddof=1)}
+    }
 
 
 def test_cross_validation_takes_the_rows_of_both_parts(penguins_frames: Frames, poor: bytes) -> None:
