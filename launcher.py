@@ -158,7 +158,8 @@ def environment(airflow_port: int, api_port: int, state: Path = LOCAL) -> dict[s
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(ROOT / "logs"),
         # A run that was cut off by a crash holds up the next one until its tasks are found; the default is 300 s.
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
+        # The scheduler's pause between two looks, which each task waits for. A look takes 10 ms: 8 % of a core.
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.15",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "API_HOST": "127.0.0.1",
         "API_PORT": str(api_port),

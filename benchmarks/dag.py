@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -138,8 +138,12 @@ def _idle_cpu(processes: Processes) -> float:
     parent = psutil.Process(processes.running["scheduler"].pid)
 
     def used() -> float:
-        # With what ended children took, which would else be missing as soon as one ends.
-        return sum(sum(p.cpu_times()[:4]) for p in [parent, *parent.children(recursive=True)])
+        seconds = 0.0
+        for process in [parent, *parent.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                # With what its ended children took, which would else be missing as soon as one ends.
+                seconds += sum(process.cpu_times()[:4])
+        return seconds
 
     before, started = used(), time.monotonic()
     time.sleep(SECONDS_IDLE)
