@@ -112,7 +112,8 @@ def _seconds(airflow: Airflow, dag_id: str) -> float:
 
 def _wait_for_dags(airflow: Airflow, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while not all(airflow.has_dag(dag_id) for dag_id in (NOOP_ID, DAG_ID)):
+    # Stale is one whose file was there for an earlier measurement.
+    while not all(airflow.has_dag(dag) and not airflow.get(f"dags/{dag}")["is_stale"] for dag in (NOOP_ID, DAG_ID)):
         if time.monotonic() > deadline:
             raise RuntimeError(f"the DAGs {NOOP_ID} and {DAG_ID} are not in {airflow.url} after {seconds:.0f} s")
         time.sleep(0.5)
