@@ -26,6 +26,7 @@ from penguins.registry import Registry
 from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
 from penguins.training import build_pipeline, clean, fit, split
 from penguins.validation import evaluate
+from penguins.warehouse import compact
 
 ROUNDS = 5
 SECONDS = 2
@@ -34,6 +35,10 @@ BATCH = 10_000
 CSV = ROOT / "dags" / CSV_NAME
 PEERS = ROOT / "benchmarks" / "peers"
 VENVS = ROOT / ".local" / "bench"
+# What the results are named by.
+OURS = "POST /predict"
+EMPTY = "an empty FastAPI endpoint"
+TUTORIAL = "the tutorials' endpoint"
 LABELS = {"mlserver": "MLServer", "bentoml": "BentoML", "litserve": "LitServe", "mlflow": "MLflow"}
 ORDINARY = "application/json; charset=utf-8"  # by which the service knows nothing of the shortcut
 JSON = "application/json"
@@ -51,11 +56,13 @@ class Contender:
 
 def publish_models(registry: Registry, seeds: tuple[int, ...]) -> list[str]:
     """Train a forest of the DAG's defaults with each seed, publish it, and return the versions. The last one serves."""
-    raw = pa.Table.from_pandas(pd.read_csv(CSV, na_values=list(MISSING), keep_default_na=False))
+    raw = compact(pa.Table.from_pandas(pd.read_csv(CSV, na_values=list(MISSING), keep_default_na=False)))
     train, test = split(clean(raw), test_size=0.2, random_state=42)
     versions = []
     for seed in seeds:
-        pickled = fit(build_pipeline(n_estimators=100, max_samples=100_000, random_state=seed, rows=len(train)), train)
+        pickled = fit(
+            build_pipeline(n_estimators=100, max_samples=100_000, random_state=seed, rows=train.num_rows), train
+        )
         facts = evaluate(
             pickled,
             train,
@@ -65,7 +72,7 @@ def publish_models(registry: Registry, seeds: tuple[int, ...]) -> list[str]:
             max_accuracy_drop=1,
             random_state=42,
         )
-        data = {"sha256": hashlib.sha256(CSV.read_bytes()).hexdigest(), "rows": len(raw)}
+        data = {"sha256": hashlib.sha256(CSV.read_bytes()).hexdigest(), "rows": raw.num_rows}
         manifest = registry.publish(pickled, {**facts, "dag_run_id": f"bench {seed}", "data": data, "params": {}})
         versions.append(manifest["version"])
     return versions
@@ -95,12 +102,12 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
         service.start()
         stack.callback(service.stop)
         contenders = [
-            Contender("POST /predict", service, one),
-            Contender("POST /predict, ordinary route", service, one, ORDINARY),
+            Contender(OURS, service, one),
+            Contender(f"{OURS}, ordinary route", service, one, ORDINARY),
         ]
         for name, label in {
-            "empty": "an empty FastAPI endpoint",
-            "tutorial": "the tutorials' endpoint",
+            "empty": EMPTY,
+            "tutorial": TUTORIAL,
             "raw": "a constant in raw ASGI",
         }.items():
             server = _uvicorn(name, env, folder)
@@ -117,10 +124,45 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
         for contender in contenders:
             _check(contender)
         results["predict"] = _alternate(contenders, say)
-        tutorial = contenders[3].server
+        tutorial = next(c.server for c in contenders if c.label == TUTORIAL)
         results["batch"] = _batches(service, tutorial, many, say)
         results["swap"] = _swaps(service, registry, versions, one, say)
     return results
+
+
+def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """Return each ratio that was reached, and the goal."""
+    predict, batch, swap = measured["predict"], measured["batch"], measured["swap"]
+    rows = [found["rows_per_second"] for found in batch.values()]
+    return {
+        f"requests/s, {OURS} ÷ {EMPTY}": (
+            predict[OURS]["per_second"] / predict[EMPTY]["per_second"],
+            "at least 1.3",
+        ),
+        f"CPU per request, {OURS} ÷ {EMPTY}": (
+            predict[OURS]["cpu_us"] / predict[EMPTY]["cpu_us"],
+            "at most 0.8",
+        ),
+        f"requests/s, {OURS} ÷ {TUTORIAL}": (
+            predict[OURS]["per_second"] / predict[TUTORIAL]["per_second"],
+            "at least 100",
+        ),
+        "rows/s, POST /predict/batch of 10,000 ÷ the DataFrame way": (rows[0] / rows[1], "at least 4"),
+        "p99 with a swap ÷ p99 without": (swap["p99_ms_with_a_swap"] / swap["p99_ms"], "at most 3"),
+        "seconds from a process's start to ready": (measured["start"]["seconds_to_ready"], "at most 5"),
+    }
+
+
+def table(measured: dict[str, Any]) -> str:
+    """Return what was measured at 8 connections."""
+    titles = f"{'req/s':>9}{'spread':>8}{'CPU µs':>9}{'p50 ms':>9}{'p99 ms':>9}{'MB':>6}"
+    head = f"\n{'8 connections, one worker, medians':<36}{titles}"
+    lines = [
+        f"{label:<36}{m['per_second']:9.0f}{m['spread']:8.0%}{m['cpu_us']:9.0f}"
+        f"{m['p50_ms']:9.2f}{m['p99_ms']:9.2f}{m['memory_mb']:6.0f}"
+        for label, m in measured["predict"].items()
+    ]
+    return "\n".join([head, *lines, ""])
 
 
 def _records(count: int) -> list[dict[str, Any]]:

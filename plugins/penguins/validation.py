@@ -141,9 +141,10 @@ def score_beyond_one_split(pipeline: Pipeline, train: pa.Table, test: pa.Table, 
         return {"out_of_bag_accuracy": out_of_bag_accuracy(pipeline, train)}
     rows = pa.concat_tables([train, test])
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=random_state)
-    unfitted = clone(pipeline).set_params(forest__n_jobs=-1)
+    # A tree of so few rows is grown sooner than it is handed to a thread.
+    unfitted = clone(pipeline).set_params(forest__n_jobs=None)
     labels = np.array(TARGET.values)[label_codes(rows)]
-    scores = cross_val_score(unfitted, to_frame(feature_frame(rows)), labels, cv=folds, scoring="accuracy")
+    scores = cross_val_score(unfitted, feature_frame(rows), labels, cv=folds, scoring="accuracy")
     return {"cross_validation": {"folds": FOLDS, "mean": float(scores.mean()), "sd": float(scores.std(ddof=1))}}
 
 

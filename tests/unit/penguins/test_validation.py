@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from penguins import validation as module
 from penguins.inference import load_model, prove
@@ -294,6 +295,25 @@ def test_cross_validation_has_ten_folds_mean_and_sd(trained: Trained) -> None:
     assert validation["folds"] == 10
     assert 0.95 < validation["mean"] < 1
     assert 0 < validation["sd"] < 0.1
+
+
+def test_cross_validation_is_that_of_scikit_learn_on_the_plain_pipeline(
+    penguins_tables: Tables, penguins_frames: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    train, test = penguins_tables
+    params = {"n_estimators": 20, "max_samples": 100_000, "random_state": 3, "rows": train.num_rows}
+    rows = pd.concat(penguins_frames, ignore_index=True)
+    scores = cross_val_score(
+        build_pipeline(**params),
+        rows.drop(columns=TARGET.name),
+        rows[TARGET.name],
+        cv=StratifiedKFold(10, shuffle=True, random_state=7),
+        scoring="accuracy",
+    )
+    fitted = pickle.loads(fit(build_pipeline(**params), train))
+    assert score_beyond_one_split(fitted, train, test, random_state=7) == {
+        "cross_validation": {"folds": 10, "mean": scores.mean(), "sd": scores.std(ddof=1)}
+    }
 
 
 def test_cross_validation_takes_the_rows_of_both_parts(penguins_tables: Tables, poor: bytes) -> None:

@@ -1,0 +1,171 @@
+"""The DAG's own cost: its runs on the penguins against those of a DAG whose eight tasks do nothing.
+
+A run takes from `queued_at`, when the API server accepts the trigger, to `end_date`, when the scheduler sees that all
+tasks succeeded, both as Airflow itself records them.
+
+By itself it measures an Airflow that is already there, such as the stack in Docker::
+
+    PYTHONPATH=plugins python -m benchmarks.dag http://localhost:8080
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+import launcher
+from benchmarks.servers import ROOT, free_port
+from launcher import CONNECTION_ID, DAG_ID, Airflow, Processes
+
+NOOP = ROOT / "benchmarks" / "dags" / "noop.py"
+NOOP_ID = NOOP.stem
+ROUNDS = 5
+ROUNDS_WITH_DEFAULTS = 3  # each takes longer than all the rounds above
+SECONDS_OF_A_RUN = 180
+SECONDS_IDLE = 20
+# What this project sets and a DAG's speed depends on.
+TUNED = ("AIRFLOW__CORE__PARALLELISM", "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME")
+
+
+def run(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure in an Airflow of its own, first with this project's settings, then with Airflow's defaults."""
+    shutil.copytree(ROOT / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(NOOP, folder / "dags")
+    port = free_port()
+    env = launcher.environment(port, free_port(), folder) | {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
+        "MODELS_DIR": str(folder / "models"),
+        "MODEL_SIGNING_KEY_FILE": str(folder / "model_signing.key"),
+    }
+    results: dict[str, Any] = {}
+    with _airflow(env, port, folder) as (airflow, processes):
+        results |= alternate(airflow, (NOOP_ID, DAG_ID), ROUNDS, say)
+        say(f"the scheduler without work, {SECONDS_IDLE} s")
+        results["idle_cpu"] = _idle_cpu(processes)
+    defaults = {name: value for name, value in env.items() if name not in TUNED}
+    defaults["PYTHONPATH"] = str(ROOT / "plugins")  # without config/airflow_local_settings.py
+    with _airflow(defaults, port, folder) as (airflow, _):
+        say("the same with Airflow's defaults")
+        results["defaults"] = alternate(airflow, (DAG_ID,), ROUNDS_WITH_DEFAULTS, say)
+    return results
+
+
+def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """Return each ratio that was reached, and the goal."""
+    seconds = measured[DAG_ID]["seconds"]
+    return {
+        "seconds of the DAG ÷ eight tasks that do nothing": (seconds / measured[NOOP_ID]["seconds"], "at most 1.25"),
+        "seconds of the DAG ÷ the same under Airflow's defaults": (
+            seconds / measured["defaults"][DAG_ID]["seconds"],
+            "at most 0.25",
+        ),
+        "cores that the scheduler takes while nothing runs": (measured["idle_cpu"], "under 0.1"),
+    }
+
+
+def table(measured: dict[str, Any]) -> str:
+    """Return the seconds that the runs took."""
+    rows = {
+        "eight tasks that do nothing": measured[NOOP_ID],
+        DAG_ID: measured[DAG_ID],
+        f"{DAG_ID} under Airflow's defaults": measured["defaults"][DAG_ID],
+    }
+    head = f"\n{'a DAG from trigger to success, medians':<42}{'seconds':>9}{'spread':>8}"
+    return "\n".join([head, *(f"{name:<42}{m['seconds']:9.2f}{m['spread']:8.0%}" for name, m in rows.items()), ""])
+
+
+def alternate(airflow: Airflow, dag_ids: Sequence[str], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run the DAGs in turn, and return the median and the spread of each, by its name."""
+    seconds: dict[str, list[float]] = {dag_id: [] for dag_id in dag_ids}
+    for number in range(rounds + 1):
+        for dag_id in dag_ids:
+            took = _seconds(airflow, dag_id)
+            say(f"{dag_id}, round {number} of {rounds}: {took:.2f} s")
+            if number:  # the first one warms up
+                seconds[dag_id].append(took)
+    return {dag_id: {"seconds": median(s), "spread": (max(s) - min(s)) / median(s)} for dag_id, s in seconds.items()}
+
+
+def _seconds(airflow: Airflow, dag_id: str) -> float:
+    run_id = airflow.trigger(dag_id)
+    deadline = time.monotonic() + SECONDS_OF_A_RUN
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        found = airflow.get(f"dags/{dag_id}/dagRuns/{run_id}")
+        if found["state"] == "success":
+            queued, ended = (datetime.fromisoformat(found[when]) for when in ("queued_at", "end_date"))
+            return (ended - queued).total_seconds()
+        if found["state"] == "failed":
+            break
+    raise RuntimeError(f"the run {run_id} of {dag_id} is {found['state']}")
+
+
+def _wait_for_dags(airflow: Airflow, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    # Stale is one whose file was there for an earlier measurement.
+    while not all(airflow.has_dag(dag) and not airflow.get(f"dags/{dag}")["is_stale"] for dag in (NOOP_ID, DAG_ID)):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the DAGs {NOOP_ID} and {DAG_ID} are not in {airflow.url} after {seconds:.0f} s")
+        time.sleep(0.5)
+
+
+@contextmanager
+def _airflow(env: dict[str, str], port: int, folder: Path) -> Iterator[tuple[Airflow, Processes]]:
+    """An Airflow as `make run` starts it, with all of its components and without the API of the models."""
+    airflow, processes = Airflow(f"http://127.0.0.1:{port}"), Processes(env, folder / "logs" / "components")
+    try:
+        launcher.start_airflow(processes, airflow)
+        launcher.start_triggerer(processes)
+        airflow.connect({"connection_id": CONNECTION_ID, "conn_type": "sqlite", "host": str(folder / "warehouse.db")})
+        _wait_for_dags(airflow)
+        yield airflow, processes
+    finally:
+        processes.stop()
+
+
+def _idle_cpu(processes: Processes) -> float:
+    """Return which share of a core the scheduler and its waiting workers take when nothing runs."""
+    time.sleep(6)  # a supervisor may watch a task that ended for 5 s more
+    parent = psutil.Process(processes.running["scheduler"].pid)
+
+    def used() -> float:
+        seconds = 0.0
+        for process in [parent, *parent.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                # With what its ended children took, which would else be missing as soon as one ends.
+                seconds += sum(process.cpu_times()[:4])
+        return seconds
+
+    before, started = used(), time.monotonic()
+    time.sleep(SECONDS_IDLE)
+    return (used() - before) / (time.monotonic() - started)
+
+
+def main(url: str, dags: Path = ROOT / "dags") -> None:
+    """Measure the Airflow at an address. The DAG that does nothing is in its folder for as long as that takes."""
+    airflow = Airflow(url)
+    airflow.log_in()
+    target = dags / NOOP.name
+    shutil.copy(NOOP, target)
+    try:
+        _wait_for_dags(airflow)
+        found = alternate(airflow, (NOOP_ID, DAG_ID), ROUNDS, print)
+    finally:
+        target.unlink()
+    for dag_id, figures in found.items():
+        print(f"{dag_id:<16} {figures['seconds']:6.2f} s   spread {figures['spread']:.0%}")
+    print(f"ratio            {found[DAG_ID]['seconds'] / found[NOOP_ID]['seconds']:6.2f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(Path, sys.argv[2:]))
