@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -262,13 +263,15 @@ class MySQLWarehouse(Warehouse):
             except RuntimeError as error:  # it has no other, and the hook's own client has just been let in
                 raise DatabaseLostError(f"the database went away while it was read: {error}") from error
 
-        # One piece is read while the one before is made compact.
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(read, first)
-            for start in range(first + ROWS_PER_PIECE, last + 1, ROWS_PER_PIECE):
-                piece, coming = coming.result(), pool.submit(read, start)
-                yield piece
-            yield coming.result()
+        # Two pieces are on their way while the one before is made compact, and no more: memory stays flat.
+        with ThreadPoolExecutor(2) as pool:
+            coming: deque[Future[pa.Table]] = deque()
+            for start in range(first, last + 1, ROWS_PER_PIECE):
+                coming.append(pool.submit(read, start))
+                if len(coming) > 2:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
 
     @staticmethod
     def quote(identifier: str) -> str:
