@@ -46,9 +46,9 @@ def trees_on_the_cluster() -> Iterator[None]:
                 yield
         except (FutureCancelledError, KilledWorker, OSError) as error:
             raise ClusterError(
-                f"the Dask cluster at {address} was lost on the way: {error}. One worker may die at a time, while "
-                "others live. See why it died (docker compose logs dask-worker dask-scheduler; often it is memory), "
-                "and run it again."
+                f"the Dask cluster at {address} was lost on the way ({str(error).splitlines()[0]}). One worker may die "
+                "while others live. See why it died (docker compose logs dask-scheduler dask-worker; often it is "
+                "memory), and run it again."
             ) from error
 
 

@@ -152,7 +152,7 @@ def test_a_cluster_that_is_lost_in_the_middle_is_an_error(
         assert not fitting.done()
         for process in on_it.workers if lost == "workers" else [on_it.scheduler]:
             process.kill()
-        with pytest.raises(ClusterError, match=r"was lost on the way: .*run it again"):
+        with pytest.raises(ClusterError, match=r"was lost on the way \(.+\)\. .*run it again"):
             fitting.result(timeout=3 * SECONDS)
 
 
