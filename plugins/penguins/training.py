@@ -6,7 +6,7 @@ import io
 import pickle
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import reduce
 from threading import Lock
 from typing import TextIO
@@ -21,7 +21,9 @@ from sklearn.impute import SimpleImputer
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
+from penguins.cluster import trees_on_the_cluster
 from penguins.progress import Progress
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 
@@ -93,12 +95,22 @@ def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
     labels = np.array(TARGET.values, dtype=object)[label_codes(train)]
     forest = pipeline.named_steps["forest"]
     progress = Progress("fitted", train.num_rows)
-    with _progress_of_trees(forest):
-        pipeline.fit(feature_frame(train), labels)
+    features = pipeline[:-1].fit_transform(feature_frame(train))
+    with trees_on_the_cluster() as elsewhere, nullcontext() if elsewhere else _progress_of_trees(forest):
+        forest.fit(features, labels)
     progress.done()
+    forest.estimators_ = [_as_if_grown_alone(tree) for tree in forest.estimators_]
     # Parallel predictions add up in any order, and so differ in the last bit.
     forest.n_jobs = None
     return pickle.dumps(pipeline, protocol=5)
+
+
+def _as_if_grown_alone(tree: DecisionTreeClassifier) -> DecisionTreeClassifier:
+    # Which strings trees share depends on the process that grew them, and shows in the pickle of the forest. Here each
+    # gets values of its own, and the names of its attributes from the one place where Python keeps such names.
+    copy = pickle.loads(pickle.dumps(tree))  # noqa: S301 - our own
+    copy.__dict__ = {sys.intern(name): value for name, value in vars(copy).items()}
+    return copy
 
 
 class _TreeCounter(io.TextIOBase):

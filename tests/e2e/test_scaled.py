@@ -1,0 +1,164 @@
+"""The overlays for more than one machine's worth: trees on Dask workers, and API replicas behind one address.
+
+The tests build on each other, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from penguins.schema import CSV_NAME, EXAMPLE
+from stack import Stack, docker
+from support import ROOT
+
+WORKERS = REPLICAS = 3
+DASK = "tcp://dask-scheduler:8786"
+# Prints how many batches of trees each worker has grown, by host name; with earlier numbers, once all have grown more.
+BATCHES = """
+import json, socket, sys, time
+from distributed import Client
+
+def grown(dask_worker):
+    return socket.gethostname(), dask_worker.state.executed_count
+
+client = Client("tcp://127.0.0.1:8786")
+before = json.loads(sys.argv[1])
+deadline = time.monotonic() + 120
+while True:
+    now = dict(client.run(grown).values())
+    if all(now[host] > before[host] for host in before):
+        break
+    assert time.monotonic() < deadline, now
+print(json.dumps(now))
+"""
+
+
+@pytest.fixture(scope="module")
+def scaled() -> Iterator[Stack]:
+    stack = Stack("penguin-scaled", "docker-compose.dask.yaml", "docker-compose.replicas.yaml")
+    try:
+        stack.up("--scale", f"api={REPLICAS}", "--scale", f"dask-worker={WORKERS}")
+        yield stack
+    finally:
+        stack.remove()
+
+
+@pytest.fixture(scope="module")
+def first_version(scaled: Stack) -> str:
+    run_id = scaled.trigger()
+    assert scaled.wait_for_run(run_id) == "success", scaled.task_log(run_id, "train", 1)
+    return scaled.wait_served(run_id)["version"]
+
+
+def batches(stack: Stack, before: dict[str, int] | None = None) -> dict[str, int]:
+    command = ("exec", "-T", "dask-scheduler", "python", "-c", BATCHES, json.dumps(before or {}))
+    return json.loads(stack.compose(*command, timeout=180).splitlines()[-1])
+
+
+def served(stack: Stack, requests: int = 30) -> dict[str, str]:
+    """Return the version that each replica serves, by the name that the load balancer gives it."""
+    answers = [stack.api.get("/model-info") for _ in range(requests)]
+    return {a.headers["x-served-by"]: a.raise_for_status().json()["version"] for a in answers}
+
+
+def wait_all_serve(stack: Stack, version: str, replicas: int = REPLICAS) -> None:
+    def all_do() -> bool:
+        now = served(stack)
+        return len(now) == replicas and set(now.values()) == {version}
+
+    stack.wait_until(f"{replicas} replicas serve {version}", all_do, 60)
+
+
+def test_only_the_load_balancer_has_a_port_and_a_dask_worker_has_no_secret(scaled: Stack) -> None:
+    containers = scaled.containers()
+    for service in ("api", "dask-scheduler", "dask-worker"):
+        assert not containers[service]["HostConfig"]["PortBindings"], service
+    assert containers["load-balancer"]["HostConfig"]["PortBindings"]["8989/tcp"][0]["HostIp"] == "127.0.0.1"
+    for service in ("dask-scheduler", "dask-worker"):
+        assert not [m for m in containers[service]["Mounts"] if m["Destination"].startswith("/opt/airflow")], service
+        assert not [e for e in containers[service]["Config"]["Env"] if "SQL_ALCHEMY" in e or "_CMD=" in e], service
+
+
+def test_before_the_first_model_the_apis_own_hint_comes_through(scaled: Stack) -> None:
+    answer = scaled.api.get("/model-info")
+    assert answer.status_code == 503
+    assert "trigger the DAG modelo_penguin" in answer.json()["detail"]
+
+
+def test_the_trees_of_a_run_are_grown_by_more_than_one_worker(scaled: Stack, first_version: str) -> None:
+    grown = batches(scaled)
+    assert len(grown) == WORKERS
+    assert sum(count > 0 for count in grown.values()) > 1
+
+
+def test_every_replica_takes_a_version_over_and_goes_back(scaled: Stack, first_version: str) -> None:
+    wait_all_serve(scaled, first_version)
+    # Many rows, so that the fit is under way for long enough to kill one of its workers.
+    header, *lines = (ROOT / "dags" / CSV_NAME).read_text().splitlines(keepends=True)
+    (scaled.folder / "dags" / "many.csv").write_text(header + "".join(lines) * 100)
+    before = batches(scaled)
+    run_id = scaled.trigger(csv_path="many.csv", n_estimators=400, max_accuracy_drop=1)
+    victim = next(iter(batches(scaled, before)))
+    docker("kill", victim)
+    assert scaled.task(run_id, "train")["state"] == "running"
+    assert scaled.wait_for_run(run_id) == "success", scaled.task_log(run_id, "train", 1)
+    assert scaled.task(run_id, "train")["try_number"] == 1
+    version = scaled.wait_served(run_id)["version"]
+    assert version != first_version
+    wait_all_serve(scaled, version)
+    command = ("python", "-m", "penguins.registry", "activate", first_version)
+    scaled.compose("exec", "-T", "airflow-scheduler", *command)
+    wait_all_serve(scaled, first_version)
+
+
+def test_a_replica_that_is_killed_fails_no_request_and_another_number_is_picked_up(
+    scaled: Stack, first_version: str
+) -> None:
+    answers: Counter[int | str] = Counter()
+    enough = threading.Event()
+
+    def ask() -> None:
+        with httpx2.Client(base_url=scaled.api_url, timeout=30) as client:
+            while not enough.is_set():
+                try:
+                    answers[client.post("/predict", json=EXAMPLE).status_code] += 1
+                except httpx2.TransportError as error:
+                    answers[repr(error)] += 1
+
+    with ThreadPoolExecutor() as threads:
+        asking = [threads.submit(ask) for _ in range(4)]
+        try:
+            scaled.wait_until("requests are answered", lambda: answers[200] > 200)
+            victim = scaled.compose("ps", "--quiet", "api").split()[0]
+            docker("kill", victim)
+            wait_all_serve(scaled, first_version, replicas=REPLICAS - 1)
+            scaled.compose("up", "--detach", "--no-deps", "--scale", f"api={REPLICAS + 1}", "api")
+            wait_all_serve(scaled, first_version, replicas=REPLICAS + 1)
+        finally:
+            enough.set()
+        for one in asking:
+            one.result(timeout=60)
+    assert set(answers) == {200}
+
+
+def test_celery_workers_know_the_cluster_too() -> None:
+    files = [f"--file=docker-compose{name}.yaml" for name in ("", ".dask", ".celery", ".replicas")]
+
+    def services(*chosen: str) -> dict[str, dict[str, Any]]:
+        command = ["docker", "compose", "--project-name=x", *chosen, "config", "--format=json"]
+        run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+        return json.loads(run.stdout)["services"]
+
+    for service in ("airflow-scheduler", "airflow-worker"):
+        assert services(*files)[service]["environment"]["TRAIN_CLUSTER"] == DASK
+        assert "TRAIN_CLUSTER" not in services(files[0], files[2])[service]["environment"]
+    assert "airflow-worker" not in services(*files[:2])
