@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -86,10 +88,22 @@ def fit(pipeline: Pipeline, train: pd.DataFrame) -> bytes:
     features = pipeline[:-1].fit_transform(to_frame(train))  # here: it is quicker than to send the frame somewhere
     with trees_on_the_cluster():
         forest.fit(features, train[TARGET.name])
-    # Trees of one process share strings, which shows in a pickle. Alone, a tree has the same bytes wherever it grew.
-    forest.estimators_ = [pickle.loads(pickle.dumps(tree)) for tree in forest.estimators_]  # noqa: S301 - our own
+    forest.estimators_ = [_wherever_it_grew(tree) for tree in forest.estimators_]
     # Parallel predictions add up in any order, and so differ in the last bit.
     forest.n_jobs = None
     if forest.oob_score:
         del forest.oob_decision_function_  # one row for each row of the table: it is no part of the model
     return pickle.dumps(pipeline, protocol=5)
+
+
+def _wherever_it_grew(tree: Any) -> Any:
+    """Return a copy whose pickle has the same bytes, whether the tree grew in this process or came from another one.
+
+    A pickle notes which strings and dtypes are one object. Grown here, all trees share them; what came by another
+    pickle has its own.
+    """
+    copy = pickle.loads(pickle.dumps(tree))  # noqa: S301 - our own
+    copy.__dict__ = {
+        sys.intern(name): sys.intern(value) if isinstance(value, str) else value for name, value in vars(copy).items()
+    }
+    return copy
