@@ -146,9 +146,7 @@ def environment(airflow_port: int, api_port: int, state: Path = LOCAL) -> dict[s
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__FERNET_KEY": secret(state / "fernet_key"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        # As many idle workers are forked, 26 MB each. One in ten stays with a task for 5 s after its end, because
-        # Airflow's supervisor looks once too early whether the process has ended; with two, the chain often waited.
-        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__PARALLELISM": "4",  # as many idle workers are forked, 26 MB each
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
@@ -161,6 +159,9 @@ def environment(airflow_port: int, api_port: int, state: Path = LOCAL) -> dict[s
         # The scheduler's pause between two looks, which each task waits for. A look takes 10 ms: 8 % of a core.
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.15",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        # A task's supervisor may look once too early whether the task has ended, and looks again only after this many
+        # seconds: with the default, 5, a run of eight tasks often stood still for as long.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "API_HOST": "127.0.0.1",
         "API_PORT": str(api_port),
         "NO_PROXY": no_proxy,

@@ -33,7 +33,11 @@ ROUNDS_WITH_DEFAULTS = 3  # each takes longer than all the rounds above
 SECONDS_OF_A_RUN = 180
 SECONDS_IDLE = 20
 # What this project sets and a DAG's speed depends on.
-TUNED = ("AIRFLOW__CORE__PARALLELISM", "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME")
+TUNED = (
+    "AIRFLOW__CORE__PARALLELISM",
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL",
+)
 
 
 def run(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
