@@ -86,7 +86,7 @@ def load_raw_data(ti: Any) -> int:
     return rows
 
 
-def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, int]:
+def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from penguins.training import clean, split
@@ -98,8 +98,9 @@ def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, int]:
     pq.write_table(train, folder / "train.parquet")
     pq.write_table(test, folder / "test.parquet")
     rows = {"raw": raw.num_rows, "clean": cleaned.num_rows, "train": train.num_rows, "test": test.num_rows}
-    log.info(f"rows: {rows}")
-    return rows
+    missing = {name: raw[name].null_count for name in raw.column_names}
+    log.info(f"rows: {rows}; missing values: {missing}")
+    return {"rows": rows, "missing": missing}
 
 
 def train(params: dict[str, Any], run_id: str) -> dict[str, Any]:
@@ -153,18 +154,25 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) -> dict[str, Any]:
     import json
     import shutil
+    from functools import partial
+
+    from penguins.report import accuracies, render
 
     registry = _registry()
     folder = registry.run_folder(run_id)
     source = ti.xcom_pull(task_ids="check_source")
+    missing = ti.xcom_pull(task_ids="preprocess")["missing"]
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    points = facts.pop("points")  # for the report alone
     manifest = registry.publish(
         _trained_pickle(folder, ti),
         {
-            **json.loads((folder / "facts.json").read_text(encoding="utf-8")),
+            **facts,
             "dag_run_id": run_id,
-            "data": {"sha256": source["sha256"], "rows": source["rows"]},
+            "data": {"sha256": source["sha256"], "rows": source["rows"], "missing": missing},
             "params": dict(params),
         },
+        make_report=partial(render, points=points, earlier=accuracies(registry)),
     )
     shutil.rmtree(folder)
     event = {
