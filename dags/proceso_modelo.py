@@ -17,12 +17,22 @@ A file that does not fit, a lower accuracy or a lost database leave the serving 
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, Asset, BaseHook, ExceptionRetryPolicy, Param, RetryAction, RetryRule
+from airflow.sdk import (
+    DAG,
+    Asset,
+    BaseHook,
+    BaseOperatorLink,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+)
 
 from penguins.schema import CSV_NAME, TABLE
 
@@ -41,8 +51,20 @@ RETRY_LOST_DATABASE = ExceptionRetryPolicy(
     ]
 )
 
+# What each task does, from the table above.
+DOCS = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", __doc__, re.MULTILINE))
 
 log = logging.getLogger(__name__)
+
+
+class ReportLink(BaseOperatorLink):
+    """The button on `publish` that opens the report of the version that it published; see plugins/model_report.py."""
+
+    name = "Model report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+        published = ti_key.xcom_pull(task_ids="publish")  # Airflow calls it after the task, with the task instance
+        return f"/model-report/{published['version']}" if published else ""
 
 
 def _warehouse() -> Warehouse:
@@ -289,6 +311,9 @@ with DAG(
     train_task = PythonOperator(task_id="train", python_callable=train)
     validate_task = PythonOperator(task_id="validate", python_callable=validate)
     publish_task = PythonOperator(task_id="publish", python_callable=publish, outlets=[MODEL])
+    publish_task.operator_extra_links = (ReportLink(),)
+    for task in dag.tasks:
+        task.doc_md = DOCS[task.task_id]
 
     (
         check_source_task

@@ -100,9 +100,7 @@ def calibration(pipeline: Pipeline, sample: pa.Table, predicted: np.ndarray) -> 
     ]
 
 
-def points(
-    sample: pa.Table, predicted: np.ndarray, importance: dict[str, dict[str, float]]
-) -> dict[str, Any] | None:
+def points(sample: pa.Table, predicted: np.ndarray, importance: dict[str, dict[str, float]]) -> dict[str, Any] | None:
     """Return up to 500 rows by the two measurements that matter most: x, y, true and predicted place; None without two.
 
     A row that lacks one of the two is left out.

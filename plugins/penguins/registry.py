@@ -34,7 +34,8 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 VERSIONS_KEPT = 10
-_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+VERSION_PATTERN = "[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}"
+_VERSION = re.compile(VERSION_PATTERN)
 _TIME = "%Y%m%dT%H%M%SZ"
 _STAGING = ".staging-"
 
@@ -45,10 +46,6 @@ class RegistryError(RuntimeError):
 
 class NoModelError(RegistryError):
     """Nothing was published yet."""
-
-
-class NoReportError(RegistryError):
-    """The version is not there, or was published without a report."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +130,12 @@ class Registry:
         return manifest, pickled
 
     def report(self, version: str) -> bytes:
-        """Return a version's report as it was published, or raise RegistryError (NoReportError where none is)."""
+        """Return a version's report as it was published, or raise RegistryError."""
         if _checked(version) not in self.versions():
-            raise NoReportError(f"there is no version {version}: python -m penguins.registry list says which there are")
+            raise RegistryError(f"there is no version {version}.")
         manifest = self.manifest(version)
         if "report_sha256" not in manifest:
-            raise NoReportError(
+            raise RegistryError(
                 f"version {version} has no report: it was published without one. Trigger the DAG modelo_penguin: "
                 "every new version has its own."
             )

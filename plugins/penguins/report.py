@@ -30,7 +30,9 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 428, 12, 276
 COLOURS, SHAPES = 7, 5  # of the template's styles and symbols; without a common divisor, 35 pairs differ
 
 
-def render(manifest: Mapping[str, Any], *, points: Mapping[str, Any] | None, earlier: Sequence[Mapping[str, Any]]) -> bytes:
+def render(
+    manifest: Mapping[str, Any], *, points: Mapping[str, Any] | None, earlier: Sequence[Mapping[str, Any]]
+) -> bytes:
     """Return the report of the version that the manifest describes.
 
     Parameters
@@ -95,7 +97,7 @@ def accuracies(registry: Registry) -> list[dict[str, Any]]:
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share, by Wilson: it stays within 0 and 1, and 69 of 69 does not make it a point."""
+    """Return the 95 % interval of a share, by Wilson: within 0 and 1, and not a mere point where all are right."""
     if rows == 0:
         return 0.0, 1.0
     share, z2 = right / rows, Z95**2
@@ -105,12 +107,12 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def mistakes(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return the commonest pairs of a true class and another one that was predicted."""
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"truth": classes[i], "predicted": classes[j], "rows": rows}
         for i, row in enumerate(matrix)
         for j, rows in enumerate(row)
@@ -156,8 +158,9 @@ def mark(place: int) -> dict[str, int]:
 
 
 def axis_title(name: str) -> str:
-    """Return a column's name with its unit."""
-    return next((f"{name} ({c.unit})" for c in COLUMNS if isinstance(c, Number) and c.name == name and c.unit), name)
+    """Return a column's name, with its unit unless it says that itself."""
+    unit = next(c.unit for c in COLUMNS if isinstance(c, Number) and c.name == name)
+    return name if name.endswith(f"_{unit}") or not unit else f"{name} ({unit})"
 
 
 def scatter_plot(points: Mapping[str, Any], values: Sequence[str]) -> dict[str, Any] | None:
