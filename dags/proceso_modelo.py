@@ -63,7 +63,9 @@ class ReportLink(BaseOperatorLink):
     name = "Model report"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
-        published = ti_key.xcom_pull(task_ids="publish")  # Airflow calls it after the task, with the task instance
+        from airflow.sdk.execution_time.xcom import XCom
+
+        published = XCom.get_value(ti_key=ti_key, key="return_value")  # None if the task failed
         return f"/model-report/{published['version']}" if published else ""
 
 
@@ -313,7 +315,7 @@ with DAG(
     publish_task = PythonOperator(task_id="publish", python_callable=publish, outlets=[MODEL])
     publish_task.operator_extra_links = (ReportLink(),)
     for task in dag.tasks:
-        task.doc_md = DOCS[task.task_id]
+        task.doc_md = DOCS[task.task_id]  # type: ignore[misc] # only a mapped task's cannot be set
 
     (
         check_source_task

@@ -54,12 +54,12 @@ def permutation_importance(
     """
     rows = sample.num_rows
     seed = check_random_state(random_state).randint(np.iinfo(np.int32).max + 1)
-    shuffle, order = np.random.RandomState(seed), np.arange(rows)
-    orders = []
-    for _ in range(REPEATS):
-        shuffle.shuffle(order)  # shuffled again each time, as scikit-learn does it
-        orders.append(order.copy())
-    in_place = np.arange(rows)
+    random, in_place = np.random.RandomState(seed), np.arange(rows)
+    shuffled, order, orders = in_place.copy(), in_place, []
+    for _ in range(REPEATS):  # each upon the one before, as scikit-learn does it
+        random.shuffle(shuffled)
+        order = order[shuffled]
+        orders.append(order)
     stacked = {}
     for place, column in enumerate(FEATURES):
         blocks = [in_place] * (1 + REPEATS * len(FEATURES))  # the first block is the sample itself
