@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class ReportLink(BaseOperatorLink):
-    """The button on `publish` that opens the report of the version that it published; see plugins/model_report.py."""
+    """The button among `publish`'s details, which opens that version's report; the page is plugins/model_report.py."""
 
     name = "Model report"
 
@@ -66,7 +66,7 @@ class ReportLink(BaseOperatorLink):
         from airflow.sdk.execution_time.xcom import XCom
 
         published = XCom.get_value(ti_key=ti_key, key="return_value")  # None if the task failed
-        return f"/model-report/{published['version']}" if published else ""
+        return f"/plugin/model-report/model-report/{published['version']}" if published else ""
 
 
 def _warehouse() -> Warehouse:

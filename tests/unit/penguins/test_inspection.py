@@ -50,7 +50,7 @@ def test_all_permutations_are_predicted_in_one_call(penguins_tables: Tables, poo
             calls.append(len(frame))
             return poor.predict(frame)
 
-    permutation_importance(Counted(), penguins_tables[1], 0)  # type: ignore[arg-type]
+    permutation_importance(Counted(), penguins_tables[1], 0)
     assert calls == [69 * (1 + REPEATS * len(FEATURES))]
 
 
@@ -79,7 +79,7 @@ def test_classes_in_another_order_than_the_schemas_keep_their_probabilities(peng
 
     sample = penguins_tables[1].slice(0, 3)
     for place, expected in enumerate((0.8, 0.15, 0.05)):
-        (only,) = calibration(Turned(), sample, np.full(3, place))  # type: ignore[arg-type]
+        (only,) = calibration(Turned(), sample, np.full(3, place))
         assert only["probability"] == pytest.approx(expected)
         assert only["right"] == (label_codes(sample) == place).sum()
 
