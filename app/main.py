@@ -38,13 +38,16 @@ DESCRIPTION = (
 NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "No proven model yet: trigger the DAG `modelo_penguin`."}
 }
-NO_REPORT: dict[int | str, dict[str, Any]] = {
-    404: {"model": Problem, "description": "No such version, or none with a report as it was published."}
-}
 BODY_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be parsed at all, for example because it is no UTF-8."},
     413: {"model": Problem, "description": "The body is too large."},
 }
+# Named by reference: of a route that answers HTML, FastAPI would say that its errors are HTML as well.
+_PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+NO_REPORT: dict[int | str, dict[str, Any]] = {
+    404: {"description": "No such version, or none with a report as it was published.", **_PROBLEM}
+}
+NO_SERVING_REPORT = {**NO_REPORT, 503: {"description": NOT_READY[503]["description"], **_PROBLEM}}
 
 
 # Asynchronous, although they wait for nothing: others are called in a thread, which costs more than a prediction.
@@ -122,7 +125,7 @@ def _add_routes(app: FastAPI) -> None:
         """The report that was published with a version."""
         return _report(server.registry, version)
 
-    @app.get("/report", tags=["model"], response_class=HTMLResponse, responses={**NOT_READY, **NO_REPORT})
+    @app.get("/report", tags=["model"], response_class=HTMLResponse, responses=NO_SERVING_REPORT)
     def report(served: CurrentModel, server: CurrentServer) -> HTMLResponse:
         """The serving model's report: scores, mistakes, what it goes by, and where it came from."""
         return _report(server.registry, served.version)

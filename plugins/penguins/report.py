@@ -201,7 +201,7 @@ def calibration_plot(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def history_plot(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the accuracy of the versions, oldest first, with Wilson's intervals."""
     intervals = [wilson(round(v["accuracy"] * v["rows"]), v["rows"]) for v in history]
-    x = Axis(0, max(len(history) - 1, 1), LEFT + 20, RIGHT - 20)
+    x = Axis(0, len(history) - 1, LEFT + 20, RIGHT - 20)
     y = Axis(min(low for low, _ in intervals), 1, BOTTOM - 10, TOP + 10)
     shown = [
         {"x": x(n), "y": y(version["accuracy"]), "low": y(low), "high": y(high), "number": n + 1}

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from sklearn import inspection as scikit_learn
 from sklearn.calibration import calibration_curve
 
+from penguins import inference, training
 from penguins import inspection as module
 from penguins.inference import to_frame
 from penguins.inspection import POINTS, REPEATS, calibration, inspect, permutation_importance, points
-from penguins.schema import FEATURES, NUMBERS, TARGET
+from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import build_pipeline, feature_frame, fit, label_codes
 from tables import frame_of, table_of
 
@@ -132,3 +134,31 @@ def test_without_two_numbers_there_are_no_points(
     monkeypatch.setattr(module, "NUMBERS", NUMBERS[:numbers])
     test = penguins_tables[1]
     assert points(test, label_codes(test), {c.name: {"mean": 1.0, "sd": 0.0} for c in FEATURES}) is None
+
+
+@pytest.mark.parametrize("kept", [NUMBERS, CATEGORIES, NUMBERS[:1]], ids=["no categories", "no numbers", "one column"])
+def test_a_table_of_one_kind_of_columns_is_inspected(
+    penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch, kept: tuple[Any, ...]
+) -> None:
+    for changed in (module, inference, training):
+        monkeypatch.setattr(changed, "FEATURES", kept)
+    for changed in (module, training):
+        monkeypatch.setattr(changed, "NUMBERS", tuple(c for c in kept if isinstance(c, Number)))
+    monkeypatch.setattr(training, "CATEGORIES", tuple(c for c in kept if not isinstance(c, Number)))
+    train, test = (table.select([TARGET.name, *(c.name for c in kept)]) for table in penguins_tables)
+    pipeline = build_pipeline(n_estimators=10, max_samples=1000, random_state=0, rows=train.num_rows)
+    facts = inspect(pickle.loads(fit(pipeline, train)), test, random_state=0)
+    assert list(facts["importance"]) == [c.name for c in kept]
+    assert max(of["mean"] for of in facts["importance"].values()) > 0.1
+    assert sum(b["rows"] for b in facts["calibration"]) == test.num_rows
+    assert (facts["points"] is not None) == (len(kept) == len(NUMBERS))
+
+
+def test_a_model_of_two_classes_is_inspected(penguins_tables: Tables) -> None:
+    """Its classes have other places than the schema's values."""
+    train, test = (t.filter(pc.not_equal(pc.cast(t[TARGET.name], pa.string()), "Adelie")) for t in penguins_tables)
+    pipeline = build_pipeline(n_estimators=10, max_samples=1000, random_state=0, rows=train.num_rows)
+    facts = inspect(pickle.loads(fit(pipeline, train)), test, random_state=0)
+    assert {truth for *_, truth, _ in facts["points"]["rows"]} == {1, 2}
+    assert sum(b["right"] for b in facts["calibration"]) / test.num_rows > 0.9
+    assert min(b["probability"] for b in facts["calibration"]) >= 0.5

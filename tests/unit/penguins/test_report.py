@@ -13,7 +13,19 @@ import pytest
 
 from penguins import report as module
 from penguins.registry import Registry
-from penguins.report import Axis, accuracies, axis_title, bars, mistakes, render, ticks, wilson
+from penguins.report import (
+    LEFT,
+    RIGHT,
+    Axis,
+    accuracies,
+    axis_title,
+    bars,
+    history_plot,
+    mistakes,
+    render,
+    ticks,
+    wilson,
+)
 from penguins.schema import COLUMNS, FEATURES, NUMBERS, TARGET, Category, Number
 
 Trained = tuple[bytes, dict[str, Any]]
@@ -258,7 +270,9 @@ def test_without_numbers_or_points_it_says_so(manifest: dict[str, Any]) -> None:
     assert "There are no two measurements to plot." in page_of(manifest, points={**POINTS, "rows": []}).text
 
 
-def test_the_first_version_has_a_history_of_one(manifest: dict[str, Any]) -> None:
+def test_the_first_version_has_a_history_of_one_in_the_middle(manifest: dict[str, Any]) -> None:
+    (only,) = history_plot([{"accuracy": 0.9, "rows": 10}])["versions"]
+    assert only["x"] == (LEFT + RIGHT) / 2
     page = page_of(manifest, earlier=[])
     assert_accessible(page)
     assert f"{manifest['version']} (this one)" in page.text
