@@ -47,7 +47,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Iterator[
     folder = tmp_path_factory.mktemp("service")
     (folder / "key").write_text("k" * 40)
     registry = Registry(folder / "models", folder / "key")
-    registry.publish(*trained, make_report=lambda _: b"<p>report</p>")
+    pickled, facts = trained
+    registry.publish(pickled, facts, make_report=lambda _: b"<p>report</p>")
     with TestClient(create_app(registry=registry), raise_server_exceptions=False) as client:
         yield client
 
