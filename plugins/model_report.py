@@ -18,7 +18,7 @@ PREFIX = "/model-report"
 NAME = "Penguin model"
 PLAIN_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>No model yet</title>
+<title>{title}</title>
 <style>:root {{ color-scheme: light dark }} body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem;
 margin: 15vh auto; padding: 0 1rem }}</style></head>
 <body><main><h1>{title}</h1><p>{text}</p></main></body></html>"""
