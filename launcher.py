@@ -408,6 +408,7 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
         f"\n  Airflow      {airflow.url}   ({USER} / {PASSWORD})"
         f"\n  API          {api_url}   (Swagger UI)"
         f"\n  model        {api_url}/model-info"
+        f"\n  report       {api_url}/report"
         f"\n  logs         {COMPONENT_LOGS.parent}"
         "\n\n  Ctrl-C stops it all.\n",
         flush=True,

@@ -1,4 +1,4 @@
-"""How the service says no: 413, 422 and 503, always as JSON and never as 500."""
+"""How the service says no: 404, 413, 422 and 503, always as JSON and never as 500."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ class ModelNotReadyError(ServiceError):
     """There is no proven model to answer from."""
 
     status_code = 503
+
+
+class NoReportError(ServiceError):
+    """There is no such version, or it has no report that can be trusted."""
+
+    status_code = 404
 
 
 def add_error_handlers(app: FastAPI) -> None:

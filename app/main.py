@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import Body, Depends, FastAPI, Request
+from fastapi import Body, Depends, FastAPI, Path, Request
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 
-from app.errors import BodyLimit, add_error_handlers
+from app.errors import BodyLimit, NoReportError, add_error_handlers
 from app.fast import FastPredict
 from app.schemas import (
     Batch,
@@ -27,7 +27,8 @@ from app.schemas import (
 )
 from app.serving import ModelServer, Served
 from app.settings import Settings
-from penguins.registry import Registry, RegistryError
+from penguins.registry import VERSION_PATTERN, Registry, RegistryError
+from penguins.report import HEADERS
 from penguins.schema import EXAMPLE
 
 DESCRIPTION = (
@@ -41,6 +42,12 @@ BODY_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be parsed at all, for example because it is no UTF-8."},
     413: {"model": Problem, "description": "The body is too large."},
 }
+# Named by reference: of a route that answers HTML, FastAPI would say that its errors are HTML as well.
+_PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+NO_REPORT: dict[int | str, dict[str, Any]] = {
+    404: {"description": "No such version, or none with a report as it was published.", **_PROBLEM}
+}
+NO_SERVING_REPORT = {**NO_REPORT, 503: {"description": NOT_READY[503]["description"], **_PROBLEM}}
 
 
 # Asynchronous, although they wait for nothing: others are called in a thread, which costs more than a prediction.
@@ -54,6 +61,9 @@ async def _served(request: Request) -> Served:
 
 CurrentServer = Annotated[ModelServer, Depends(_model_server)]
 CurrentModel = Annotated[Served, Depends(_served)]
+VersionInPath = Annotated[
+    str, Path(pattern=f"^{VERSION_PATTERN}$", description="As GET /models has it: 20260131T235959Z-0123abcd.")
+]
 # In the schema itself, pydantic would put the example's keys into alphabetical order.
 ExampleRecord = Annotated[Record, Body(openapi_examples={"a record": {"value": EXAMPLE}})]
 ExampleBatch = Annotated[Batch, Body(openapi_examples={"two records": {"value": {"records": [EXAMPLE, EXAMPLE]}}})]
@@ -110,6 +120,16 @@ def _add_routes(app: FastAPI) -> None:
         serving = server.served.version if server.served else None
         return [_version(server.registry, version, serving) for version in server.registry.versions()]
 
+    @app.get("/models/{version}/report", tags=["model"], response_class=HTMLResponse, responses=NO_REPORT)
+    def report_of(version: VersionInPath, server: CurrentServer) -> HTMLResponse:
+        """The report that was published with a version."""
+        return _report(server.registry, version)
+
+    @app.get("/report", tags=["model"], response_class=HTMLResponse, responses=NO_SERVING_REPORT)
+    def report(served: CurrentModel, server: CurrentServer) -> HTMLResponse:
+        """The serving model's report: scores, mistakes, what it goes by, and where it came from."""
+        return _report(server.registry, served.version)
+
     @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
     async def predict(record: ExampleRecord, served: CurrentModel) -> dict[str, Any]:
         """Predict one record. What was not measured is null, but one measurement at least is needed."""
@@ -138,6 +158,13 @@ def _add_routes(app: FastAPI) -> None:
     async def ready(_: CurrentModel) -> Health:
         """A model is loaded and its golden rows came out as in training."""
         return Health(status="ready")
+
+
+def _report(registry: Registry, version: str) -> HTMLResponse:
+    try:
+        return HTMLResponse(registry.report(version), headers=HEADERS)
+    except RegistryError as error:
+        raise NoReportError(f"{error} GET /models says which versions there are.") from error
 
 
 def _version(registry: Registry, version: str, serving: str | None) -> Version:

@@ -17,12 +17,22 @@ A file that does not fit, a lower accuracy or a lost database leave the serving 
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, Asset, BaseHook, ExceptionRetryPolicy, Param, RetryAction, RetryRule
+from airflow.sdk import (
+    DAG,
+    Asset,
+    BaseHook,
+    BaseOperatorLink,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+)
 
 from penguins.schema import CSV_NAME, TABLE
 
@@ -41,8 +51,22 @@ RETRY_LOST_DATABASE = ExceptionRetryPolicy(
     ]
 )
 
+# What each task does, from the table above.
+DOCS = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", __doc__, re.MULTILINE))
 
 log = logging.getLogger(__name__)
+
+
+class ReportLink(BaseOperatorLink):
+    """The button among `publish`'s details, which opens that version's report; the page is plugins/model_report.py."""
+
+    name = "Model report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+        from airflow.sdk.execution_time.xcom import XCom
+
+        published = XCom.get_value(ti_key=ti_key, key="return_value")  # None if the task failed
+        return f"/plugin/model-report/model-report/{published['version']}" if published else ""
 
 
 def _warehouse() -> Warehouse:
@@ -86,7 +110,7 @@ def load_raw_data(ti: Any) -> int:
     return rows
 
 
-def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, int]:
+def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from penguins.training import clean, split
@@ -98,8 +122,9 @@ def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, int]:
     pq.write_table(train, folder / "train.parquet")
     pq.write_table(test, folder / "test.parquet")
     rows = {"raw": raw.num_rows, "clean": cleaned.num_rows, "train": train.num_rows, "test": test.num_rows}
-    log.info(f"rows: {rows}")
-    return rows
+    missing = {name: raw[name].null_count for name in raw.column_names}
+    log.info(f"rows: {rows}; missing values: {missing}")
+    return {"rows": rows, "missing": missing}
 
 
 def train(params: dict[str, Any], run_id: str) -> dict[str, Any]:
@@ -153,18 +178,25 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) -> dict[str, Any]:
     import json
     import shutil
+    from functools import partial
+
+    from penguins.report import accuracies, render
 
     registry = _registry()
     folder = registry.run_folder(run_id)
     source = ti.xcom_pull(task_ids="check_source")
+    missing = ti.xcom_pull(task_ids="preprocess")["missing"]
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    points = facts.pop("points")  # for the report alone
     manifest = registry.publish(
         _trained_pickle(folder, ti),
         {
-            **json.loads((folder / "facts.json").read_text(encoding="utf-8")),
+            **facts,
             "dag_run_id": run_id,
-            "data": {"sha256": source["sha256"], "rows": source["rows"]},
+            "data": {"sha256": source["sha256"], "rows": source["rows"], "missing": missing},
             "params": dict(params),
         },
+        make_report=partial(render, points=points, earlier=accuracies(registry)),
     )
     shutil.rmtree(folder)
     event = {
@@ -281,6 +313,9 @@ with DAG(
     train_task = PythonOperator(task_id="train", python_callable=train)
     validate_task = PythonOperator(task_id="validate", python_callable=validate)
     publish_task = PythonOperator(task_id="publish", python_callable=publish, outlets=[MODEL])
+    publish_task.operator_extra_links = (ReportLink(),)
+    for task in dag.tasks:
+        task.doc_md = DOCS[task.task_id]  # type: ignore[misc] # only a mapped task's cannot be set
 
     (
         check_source_task

@@ -2,9 +2,9 @@
 
 Layout of `MODELS_DIR`::
 
-    <version>/model.pkl  manifest.json   immutable once visible
-    current                              one line: the version that serves
-    runs/<run_id>/                       a run's work
+    <version>/model.pkl  manifest.json  report.html   immutable once visible
+    current                                           one line: the version that serves
+    runs/<run_id>/                                    a run's work
 
 On the command line::
 
@@ -25,7 +25,7 @@ import secrets
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,8 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 VERSIONS_KEPT = 10
-_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+VERSION_PATTERN = "[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}"
+_VERSION = re.compile(VERSION_PATTERN)
 _TIME = "%Y%m%dT%H%M%SZ"
 _STAGING = ".staging-"
 
@@ -128,7 +129,33 @@ class Registry:
             )
         return manifest, pickled
 
-    def publish(self, pickled: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def report(self, version: str) -> bytes:
+        """Return a version's report as it was published, or raise RegistryError."""
+        if _checked(version) not in self.versions():
+            raise RegistryError(f"there is no version {version}.")
+        manifest = self.manifest(version)
+        if "report_sha256" not in manifest:
+            raise RegistryError(
+                f"version {version} has no report: it was published without one. Trigger the DAG modelo_penguin: "
+                "every new version has its own."
+            )
+        try:
+            report = (self.root / version / "report.html").read_bytes()
+        except OSError as error:
+            raise RegistryError(f"version {version}: its report cannot be read: {error}") from error
+        if (sha256 := hashlib.sha256(report).hexdigest()) != manifest["report_sha256"]:
+            raise RegistryError(
+                f"version {version}: its report's sha256 is {sha256}, the manifest says {manifest['report_sha256']}. "
+                "It was changed after publishing. Trigger the DAG modelo_penguin: every new version has its own."
+            )
+        return report
+
+    def publish(
+        self,
+        pickled: bytes,
+        facts: Mapping[str, Any],
+        make_report: Callable[[Mapping[str, Any]], bytes] | None = None,
+    ) -> dict[str, Any]:
         """Write a version and make it the one that serves.
 
         The version is written beside, flushed to disk and renamed into place; then the pointer is replaced. A crash
@@ -139,6 +166,8 @@ class Registry:
         pickled : bytes
         facts : mapping
             JSON values for the manifest, besides version, created_at, sha256 and size_bytes, which are added.
+        make_report : callable, optional
+            Returns the version's report.html from its manifest, which then holds `report_sha256` as well.
 
         Returns
         -------
@@ -161,9 +190,13 @@ class Registry:
                 "sha256": sha256,
                 "size_bytes": len(pickled),
             }
-            signed = {**manifest, "signature": _signature(self._keys()[0], manifest)}
             staging = self._beside()
             staging.mkdir()
+            if make_report:
+                report = make_report(manifest)
+                manifest["report_sha256"] = hashlib.sha256(report).hexdigest()
+                _write(staging / "report.html", report)
+            signed = {**manifest, "signature": _signature(self._keys()[0], manifest)}
             _write(staging / "model.pkl", pickled)
             _write(staging / "manifest.json", json.dumps(signed, indent=2, allow_nan=False).encode())
             _flush_folder(staging)

@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline
 
 from penguins.inference import Model, golden_rows, library_versions, load_model, to_frame
+from penguins.inspection import inspect
 from penguins.progress import Progress
 from penguins.registry import NoModelError, Registry
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
@@ -54,7 +55,8 @@ def evaluate(
     Returns
     -------
     dict
-        `metrics` (with the verdict as `gate`), `classes`, `rows`, `columns`, `libraries`, `golden`, `histograms`.
+        `metrics` (with the verdict as `gate`), `classes`, `rows`, `columns`, `estimator`, `libraries`, `golden`,
+        `histograms`, `importance`, `calibration`; and `points`, which are for the report and not for the manifest.
     """
     pipeline = pickle.loads(pickled)  # noqa: S301
     classes = [str(c) for c in pipeline.classes_]
@@ -71,9 +73,11 @@ def evaluate(
         "classes": classes,
         "rows": {"train": train.num_rows, "test": test.num_rows},
         "columns": [{"kind": type(c).__name__.lower(), **asdict(c)} for c in FEATURES],
+        "estimator": type(pipeline[-1]).__name__,
         "libraries": library_versions(),
         "golden": golden_rows(Model(pipeline, tuple(classes)), golden_records(test)),
         "histograms": histograms(train),
+        **inspect(pipeline, test, random_state),
     }
 
 

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
@@ -140,6 +141,50 @@ def test_the_graph_is_green(stack: Stack, page: Page) -> None:
     page.set_viewport_size({"width": 1400, "height": 900})
     instances = stack.airflow().get(f"dags/modelo_penguin/dagRuns/{run_id}/taskInstances").json()["task_instances"]
     assert {t["task_id"]: t["state"] for t in instances} == dict.fromkeys(TASKS, "success")
+
+
+def test_airflow_shows_the_report_in_the_navigation_on_the_dags_page_and_behind_publish(
+    stack: Stack, page: Page
+) -> None:
+    info = stack.api.get("/model-info").json()
+    report = page.frame_locator("iframe[title='Penguin model']")
+    page.goto(stack.airflow_url)
+    page.get_by_role("link", name="Penguin model").click()
+    expect(report.get_by_role("heading", level=1)).to_be_visible()
+    expect(report.get_by_text(info["version"]).first).to_be_visible()
+    picture(page, "AirflowReport.png")
+    page.goto(f"{stack.airflow_url}/dags/modelo_penguin")
+    page.get_by_role("link", name="Penguin model").last.click()
+    expect(page).to_have_url(re.compile(r"/dags/modelo_penguin/plugin/"))
+    expect(report.get_by_text(info["version"]).first).to_be_visible()
+    page.goto(f"{stack.airflow_url}/dags/modelo_penguin/runs/{info['dag_run_id']}/tasks/publish/details")
+    page.get_by_role("link", name="Model report").click()
+    expect(page).to_have_url(re.compile(rf"{info['version']}$"))
+    expect(report.get_by_text(info["version"]).first).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "height", "scheme", "whole"),
+    [
+        ("Report", 1100, 1640, "light", False),
+        ("ReportDark", 1100, 1640, "dark", False),
+        ("ReportNarrow", 390, 844, "light", True),
+    ],
+)
+def test_the_report_fits_every_screen(
+    stack: Stack, page: Page, name: str, width: int, height: int, scheme: Literal["light", "dark"], whole: bool
+) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{stack.api_url}/report")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("img")).to_have_count(3)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 27)"}[scheme]
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=whole)
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 1400, "height": 900})
 
 
 def test_swagger_tries_out_model_info_and_predict(stack: Stack, page: Page) -> None:

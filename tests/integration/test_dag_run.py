@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from penguins.registry import Registry
 from penguins.schema import TABLE
-from support import AirflowForTests, connection_of
+from support import ROOT, AirflowForTests, connection_of
 
 TASKS = (
     *("check_source", "drop_schema", "create_raw_table", "load_raw_data"),
@@ -76,7 +77,17 @@ def test_a_run_loads_trains_and_publishes_the_same_bytes_each_time(
     assert second["data"] == {
         "sha256": "aa728597b2228a2637e39c6f08e40a80971f4cdac7faf7bc21ff4481ee3e3ae9",
         "rows": 344,
+        "missing": {
+            **dict.fromkeys(("species", "island"), 0),
+            "sex": 11,
+            **dict.fromkeys(("culmen_length_mm", "culmen_depth_mm", "flipper_length_mm", "body_mass_g"), 2),
+        },
     }
+    report = registry.report(second["version"]).decode()
+    for said in (first["version"], second["version"], second["sha256"], second["dag_run_id"], "</html>"):
+        assert said in html.unescape(report)
+    assert "points" not in second
+    assert first["importance"] == second["importance"]
     assert registry.current() == second["version"]
     assert list((airflow.models / "runs").iterdir()) == []
 
@@ -154,6 +165,14 @@ def test_a_serving_model_that_cannot_be_read_is_said_and_does_not_block(
     assert "cannot be scored" in gate["reason"]
     assert gate["reason"] in run.stdout
     shutil.rmtree(registry.root / broken)
+
+
+def test_airflow_loads_the_plugin_and_no_other_file(airflow: AirflowForTests) -> None:
+    listed = airflow.run("plugins", "--output", "json")
+    assert listed.returncode == 0, listed.stdout
+    (plugin,) = [p for p in json.loads(listed.stdout[listed.stdout.index("[") :]) if "model_report" in p["name"]]
+    assert plugin["source"].endswith("model_report.py")
+    assert "penguins" not in listed.stdout.replace(str(ROOT), "")
 
 
 def test_params_out_of_bounds_are_refused_before_anything_runs(airflow: AirflowForTests, tmp_path: Path) -> None:

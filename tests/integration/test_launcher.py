@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
@@ -86,9 +88,63 @@ def stop(launcher: subprocess.Popen[str], number: int, folder: Path) -> str:
     return output
 
 
+# Another team's DAG, which knows no more of this one than its Asset.
+LISTENER = """
+from airflow.sdk import DAG, Asset, task
+
+MODEL = Asset(name="penguin_model", uri="file://models/current")
+
+with DAG(dag_id="listener", schedule=[MODEL]):
+
+    @task
+    def read(triggering_asset_events):
+        (event,) = triggering_asset_events[MODEL]
+        return event.extra
+
+    read()
+"""
+
+
+def wait_for(ready: Callable[[], Any], seconds: float = 90) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := ready()):
+        assert time.monotonic() < deadline
+        time.sleep(0.25)
+    return value
+
+
+def assert_another_dag_is_triggered_by_the_asset(airflow: httpx2.Client, info: dict[str, Any]) -> None:
+    def ended() -> Any:
+        runs = airflow.get("/api/v2/dags/listener/dagRuns").json().get("dag_runs", [])
+        return [run for run in runs if run["state"] in ("success", "failed")]
+
+    (run,) = wait_for(ended)
+    assert (run["state"], run["run_type"]) == ("success", "asset_triggered")
+    read = f"/api/v2/dags/listener/dagRuns/{run['dag_run_id']}/taskInstances/read/xcomEntries/return_value"
+    assert airflow.get(read, params={"deserialize": True}).json()["value"] == {
+        name: info[name] for name in ("version", "accuracy", "sha256")
+    }
+
+
+def assert_airflow_shows_the_report_to_users(airflow: httpx2.Client, api_url: str, info: dict[str, Any]) -> None:
+    report = httpx2.get(f"{api_url}/report").content
+    assert info["version"].encode() in report
+    for path in ("/model-report/", f"/model-report/{info['version']}"):
+        assert airflow.get(path).content == report
+        assert httpx2.get(f"{airflow.base_url}".rstrip("/") + path).status_code == 401
+    assert airflow.get("/api/v2/plugins/importErrors").json()["total_entries"] == 0
+    plugins = {p["name"]: p for p in airflow.get("/api/v2/plugins").json()["plugins"]}
+    assert [v["destination"] for v in plugins["model_report"]["external_views"]] == ["nav", "dag"]
+    links = f"/api/v2/dags/modelo_penguin/dagRuns/{info['dag_run_id']}/taskInstances/publish/links"
+    # The link is written after the task itself has ended.
+    link = wait_for(lambda: airflow.get(links).json()["extra_links"]["Model report"])
+    assert link == f"/plugin/model-report/model-report/{info['version']}"
+
+
 def test_a_first_start_trains_and_serves_and_a_second_one_reuses_the_model(
     start_process: Start, copy: Path, ports: dict[str, str]
 ) -> None:
+    (copy / "dags" / "listener.py").write_text(LISTENER)
     launcher = launch(start_process, copy, ports)
     output = output_until_ready(launcher)
     for task in TASKS:
@@ -107,6 +163,9 @@ def test_a_first_start_trains_and_serves_and_a_second_one_reuses_the_model(
     assert {t["task_id"]: t["state"] for t in instances} == dict.fromkeys(TASKS, "success")
     assert airflow.get("/api/v2/connections/mysql_default").json()["conn_type"] == "sqlite"
     assert airflow.get("/api/v2/importErrors").json()["total_entries"] == 0
+    assert_airflow_shows_the_report_to_users(airflow, api_url, info)
+    assert_another_dag_is_triggered_by_the_asset(airflow, info)
+    (copy / "dags" / "listener.py").unlink()
 
     addresses = {c.laddr.ip for p in processes_in(copy) for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
     assert addresses == {"127.0.0.1"}

@@ -12,6 +12,7 @@ from app.compiled import load
 from app.main import create_app
 from app.settings import Settings
 from penguins.registry import Registry
+from penguins.report import render
 
 
 @pytest.fixture(autouse=True)
@@ -47,5 +48,13 @@ def client(registry: Registry) -> Iterator[TestClient]:
 def serving(publish: Callable[[], dict[str, Any]], registry: Registry) -> Iterator[TestClient]:
     """The service around a registry with one published model."""
     publish()
+    with TestClient(create_app(Settings(), registry), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def reporting(registry: Registry, trained: tuple[bytes, dict[str, Any]]) -> Iterator[TestClient]:
+    """The service around a registry with one model that was published with a report, as the DAG does it."""
+    registry.publish(*trained, make_report=lambda manifest: render(manifest, points=None, earlier=[]))
     with TestClient(create_app(Settings(), registry), raise_server_exceptions=False) as client:
         yield client

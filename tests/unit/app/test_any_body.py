@@ -47,7 +47,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Iterator[
     folder = tmp_path_factory.mktemp("service")
     (folder / "key").write_text("k" * 40)
     registry = Registry(folder / "models", folder / "key")
-    registry.publish(*trained)
+    pickled, facts = trained
+    registry.publish(pickled, facts, make_report=lambda _: b"<p>report</p>")
     with TestClient(create_app(registry=registry), raise_server_exceptions=False) as client:
         yield client
 
@@ -103,7 +104,7 @@ def test_of_a_key_given_twice_the_last_one_counts(service: TestClient) -> None:
 def test_every_answer_is_as_the_openapi_says(openapi: Any) -> None:
     checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
     operations = [found.ok() for found in openapi.get_all_operations()]
-    assert len(operations) >= 7
+    assert len(operations) >= 9
     for operation in operations:
 
         @given(case=operation.as_strategy())

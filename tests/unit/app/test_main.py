@@ -248,6 +248,8 @@ def test_openapi_documents_each_status_and_the_schemas_example(serving: TestClie
     assert set(api["paths"]) == {
         "/model-info",
         "/models",
+        "/models/{version}/report",
+        "/report",
         "/predict",
         "/predict/batch",
         "/metrics",
@@ -256,6 +258,11 @@ def test_openapi_documents_each_status_and_the_schemas_example(serving: TestClie
     }
     for path in ("/predict", "/predict/batch"):
         assert set(api["paths"][path]["post"]["responses"]) == {"200", "400", "413", "422", "503"}
+    for path, codes in (("/report", {"200", "404", "503"}), ("/models/{version}/report", {"200", "404", "422"})):
+        responses = api["paths"][path]["get"]["responses"]
+        assert set(responses) == codes
+        for code, response in responses.items():
+            assert list(response["content"]) == ["text/html" if code == "200" else "application/json"]
     record = api["components"]["schemas"]["Record"]
     body = api["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     assert list(body["examples"]["a record"]["value"].items()) == list(EXAMPLE.items())

@@ -71,6 +71,17 @@ def test_the_docs_name_every_task(dag: Any) -> None:
     assert dag.description == "Train the penguin model from the raw CSV and publish it for the API"
 
 
+def test_every_task_has_its_line_of_the_docs(dag: Any) -> None:
+    for task in CHAIN:
+        assert f"| `{task}` | {dag.task_dict[task].doc_md} |" in dag.doc_md
+
+
+def test_publish_has_a_button_for_its_report(dag: Any) -> None:
+    assert [(task.task_id, link.name) for task in dag.tasks for link in task.operator_extra_links] == [
+        ("publish", "Model report")
+    ]
+
+
 def test_only_a_lost_database_is_retried(dag: Any) -> None:
     from penguins.warehouse import DatabaseLostError, LoadError
 

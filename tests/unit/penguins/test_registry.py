@@ -153,6 +153,81 @@ def test_the_registry_opens_no_pickle_not_even_a_signed_one(
     assert not opened.exists()
 
 
+# report
+
+
+def publish_with_report(registry: Registry, trained: Trained, report: bytes = b"<p>report</p>") -> dict[str, Any]:
+    return registry.publish(*trained, make_report=lambda _: report)
+
+
+def test_a_report_is_made_from_the_manifest_and_read_as_it_was_published(registry: Registry, trained: Trained) -> None:
+    made_from: list[dict[str, Any]] = []
+
+    def make_report(manifest: Any) -> bytes:
+        made_from.append(dict(manifest))
+        return f"<p>{manifest['version']}</p>".encode()
+
+    manifest = registry.publish(*trained, make_report=make_report)
+    report = registry.report(manifest["version"])
+    assert report == f"<p>{manifest['version']}</p>".encode()
+    assert manifest["report_sha256"] == hashlib.sha256(report).hexdigest()
+    assert made_from == [{k: v for k, v in manifest.items() if k != "report_sha256"}]
+    assert registry.read(manifest["version"])[0] == json.loads(json.dumps(manifest))
+
+
+def test_a_report_that_cannot_be_made_publishes_nothing(registry: Registry, trained: Trained) -> None:
+    serving = publish_with_report(registry, trained)["version"]
+    with pytest.raises(ZeroDivisionError):
+        registry.publish(*trained, make_report=lambda _: bytes(1 // 0))
+    assert (registry.versions(), registry.current()) == ([serving], serving)
+    assert not list(registry.root.glob(".staging-*"))
+
+
+def test_a_version_from_before_reports_says_so_and_is_read_as_ever(registry: Registry, publish: Publish) -> None:
+    version = publish()["version"]
+    with pytest.raises(RegistryError, match=rf"{version} has no report.*Trigger the DAG"):
+        registry.report(version)
+    registry.read(version)
+
+
+def test_a_report_that_was_put_beside_an_older_version_is_not_served(registry: Registry, publish: Publish) -> None:
+    version = publish()["version"]
+    (registry.root / version / "report.html").write_text("<p>forged</p>")
+    with pytest.raises(RegistryError, match="has no report"):
+        registry.report(version)
+
+
+def test_a_report_that_was_changed_is_refused(registry: Registry, trained: Trained) -> None:
+    version = publish_with_report(registry, trained)["version"]
+    (registry.root / version / "report.html").write_bytes(b"<p>retort</p>")
+    with pytest.raises(RegistryError, match=r"its report's sha256 is .*changed after publishing"):
+        registry.report(version)
+
+
+def test_a_report_that_is_gone_is_said(registry: Registry, trained: Trained) -> None:
+    version = publish_with_report(registry, trained)["version"]
+    (registry.root / version / "report.html").unlink()
+    with pytest.raises(RegistryError, match=f"{version}: its report cannot be read"):
+        registry.report(version)
+
+
+def test_a_report_whose_checksum_was_changed_as_well_is_refused(registry: Registry, trained: Trained) -> None:
+    version = publish_with_report(registry, trained)["version"]
+    (registry.root / version / "report.html").write_bytes(b"<p>forged</p>")
+    manifest = json.loads(manifest_of(registry, version).read_bytes())
+    manifest["report_sha256"] = hashlib.sha256(b"<p>forged</p>").hexdigest()
+    manifest_of(registry, version).write_text(json.dumps(manifest))
+    with pytest.raises(RegistryError, match="signature does not match"):
+        registry.report(version)
+
+
+@pytest.mark.parametrize("version", [ABSENT, "../../etc", f"{ABSENT}/../x", ""])
+def test_there_is_no_report_of_what_is_no_version(registry: Registry, publish: Publish, version: str) -> None:
+    publish()
+    with pytest.raises(RegistryError, match=r"there is no version|is not a version"):
+        registry.report(version)
+
+
 # versions and current
 
 

@@ -55,7 +55,8 @@ def poor(penguins_tables: Tables) -> bytes:
 def test_the_facts_are_those_of_a_manifest(trained: Trained) -> None:
     _, facts = trained
     assert facts.keys() - {"dag_run_id", "data", "params"} == {
-        *("metrics", "classes", "rows", "columns", "libraries", "golden", "histograms")
+        *("metrics", "classes", "rows", "columns", "estimator", "libraries", "golden", "histograms"),
+        *("importance", "calibration"),
     }
     assert facts["metrics"].keys() == {
         *("accuracy", "macro_f1", "per_class", "confusion_matrix", "cross_validation", "gate")

@@ -1,0 +1,79 @@
+"""The page "Penguin model" in Airflow's navigation and on a DAG's page: the report of the model that serves.
+
+Airflow's own API server answers it from the shared folder, at the address of the page itself, so that it shows whatever
+the ports are. It is for those who are logged in, like the rest of Airflow.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+PREFIX = "/model-report"
+NAME = "Penguin model"
+PLAIN_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>:root {{ color-scheme: light dark }} body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem;
+margin: 15vh auto; padding: 0 1rem }}</style></head>
+<body><main><h1>{title}</h1><p>{text}</p></main></body></html>"""
+
+
+def create_app() -> FastAPI:
+    """Return the application that serves the reports."""
+    from html import escape
+
+    from airflow.api_fastapi.core_api.security import get_user
+    from fastapi import Depends, FastAPI
+    from starlette.responses import HTMLResponse
+
+    from penguins.registry import NoModelError, Registry, RegistryError
+    from penguins.report import HEADERS
+
+    def page(title: str, text: str, status: int) -> HTMLResponse:
+        return HTMLResponse(PLAIN_PAGE.format(title=title, text=escape(text)), status, HEADERS)
+
+    def answer(version: str | None) -> HTMLResponse:
+        registry = Registry.from_environment()
+        try:
+            return HTMLResponse(registry.report(version or registry.current()), headers=HEADERS)
+        except NoModelError:
+            return page(
+                "No model yet",
+                "Trigger the DAG modelo_penguin: the report of the model that it publishes is shown here.",
+                200,
+            )
+        except RegistryError as error:
+            return page("No report", str(error), 404)
+
+    app = FastAPI(title=NAME, openapi_url=None, dependencies=[Depends(get_user)])
+
+    @app.get("/", response_model=None)
+    def current() -> HTMLResponse:
+        return answer(None)
+
+    @app.get("/{version}", response_model=None)
+    def of_version(version: str) -> HTMLResponse:
+        return answer(version)
+
+    return app
+
+
+class ModelReportPlugin(AirflowPlugin):
+    """What Airflow finds here."""
+
+    name = "model_report"
+    external_views = [  # noqa: RUF012 - as Airflow declares it
+        {"name": NAME, "href": f"{PREFIX}/", "destination": "nav", "url_route": "model-report", "nav_top_level": True},
+        {"name": NAME, "href": f"{PREFIX}/", "destination": "dag", "url_route": "model-report-of-dag"},
+    ]
+
+    # Every task's process loads plugins, but only the API server asks for this: what it imports takes a second.
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return [{"app": create_app(), "url_prefix": PREFIX, "name": NAME}]

@@ -1,0 +1,210 @@
+"""A version's report: one HTML file that needs nothing else, made from the manifest when the version is published.
+
+The functions here turn figures into coordinates; `report.html` in this folder is the template that shows them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from penguins.registry import Registry, RegistryError
+from penguins.schema import COLUMNS, TARGET, Number
+
+# A report holds styles and inline pictures, and asks for nothing. Only a page of the same address may frame it.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+}
+Z95 = 1.959964  # the normal distribution's 97.5 % quantile
+# A matrix of more classes is unreadable, and larger than all the rest; the commonest mistakes stand in.
+CLASSES_IN_MATRIX = 20
+MISTAKES_LISTED = 30
+FEATURES_LISTED = 40
+# The plots' viewBox, and the frame in it that the data fill. Small, so that the text stays readable on a telephone.
+WIDTH, HEIGHT = 440, 320
+LEFT, RIGHT, TOP, BOTTOM = 56, 428, 12, 276
+COLOURS, SHAPES = 7, 5  # of the template's styles and symbols; without a common divisor, 35 pairs differ
+
+
+def render(
+    manifest: Mapping[str, Any], *, points: Mapping[str, Any] | None, earlier: Sequence[Mapping[str, Any]]
+) -> bytes:
+    """Return the report of the version that the manifest describes.
+
+    Parameters
+    ----------
+    manifest : mapping
+        As `Registry.publish` hands it over.
+    points : mapping or None
+        What `inspection.points` returned.
+    earlier : sequence of mapping
+        What `accuracies` returned, newest first.
+    """
+    import jinja2  # Airflow brings it; the API, which only serves reports, does without
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["percent"] = percent
+    template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    metrics, classes = manifest["metrics"], manifest["classes"]
+    held_out = manifest["rows"]["test"]
+    right = sum(row[place] for place, row in enumerate(metrics["confusion_matrix"]))
+    history = [*reversed(earlier), summary(manifest)]
+    return template.render(
+        manifest=manifest,
+        metrics=metrics,
+        classes=classes,
+        target=TARGET,
+        columns=[{"column": c, "number": isinstance(c, Number)} for c in COLUMNS],
+        right=right,
+        held_out=held_out,
+        interval=wilson(right, held_out),
+        matrix=metrics["confusion_matrix"] if len(classes) <= CLASSES_IN_MATRIX else None,
+        mistakes=mistakes(metrics["confusion_matrix"], classes),
+        importance=bars(manifest["importance"]),
+        calibration=calibration_plot(manifest["calibration"]),
+        scatter=scatter_plot(points, list(TARGET.values)) if points else None,
+        legend=[{"name": name, **mark(TARGET.values.index(name))} for name in classes],
+        history=history,
+        history_plot=history_plot(history),
+        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
+    ).encode()
+
+
+def summary(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the history says of a version."""
+    return {
+        "version": manifest["version"],
+        "accuracy": manifest["metrics"]["accuracy"],
+        "rows": manifest["rows"]["test"],
+    }
+
+
+def accuracies(registry: Registry) -> list[dict[str, Any]]:
+    """Return the version, accuracy and held-out rows of each version that can be trusted, newest first."""
+    trusted = []
+    for version in registry.versions():
+        try:
+            trusted.append(summary(registry.manifest(version)))
+        except (RegistryError, KeyError):  # spoilt, or none of ours: the history does without
+            continue
+    return trusted
+
+
+def wilson(right: int, rows: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, by Wilson: within 0 and 1, and not a mere point where all are right."""
+    if rows == 0:
+        return 0.0, 1.0
+    share, z2 = right / rows, Z95**2
+    middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = Z95 / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def mistakes(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the commonest pairs of a true class and another one that was predicted."""
+    pairs: list[dict[str, Any]] = [
+        {"truth": classes[i], "predicted": classes[j], "rows": rows}
+        for i, row in enumerate(matrix)
+        for j, rows in enumerate(row)
+        if i != j and rows
+    ]
+    return sorted(pairs, key=lambda pair: -pair["rows"])[:MISTAKES_LISTED]
+
+
+def bars(importance: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return the features that matter most, each with the width of its bar in percent of the longest."""
+    strongest = sorted(importance.items(), key=lambda item: -item[1]["mean"])[:FEATURES_LISTED]
+    longest = max(strongest[0][1]["mean"], 1e-9)
+    return [{"name": name, **of, "width": round(100 * max(of["mean"], 0) / longest, 1)} for name, of in strongest]
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Return some five round numbers from `low` to `high`, or the one number that both are."""
+    if high <= low:
+        return [low]
+    step = 10 ** math.floor(math.log10((high - low) / 5))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    first = math.ceil(low / step - 1e-9)
+    return [round(number * step, 10) for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+class Axis:
+    """From a value to its place in a plot: from `start` at `low` to `end` at `high`."""
+
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        self.low, self.high, self.start, self.end = low, high, start, end
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def marks(self) -> list[dict[str, Any]]:
+        return [{"at": self(value), "label": f"{value:g}"} for value in ticks(self.low, self.high)]
+
+
+def mark(place: int) -> dict[str, int]:
+    """Return the colour and the shape of a class."""
+    return {"colour": place % COLOURS, "shape": place % SHAPES}
+
+
+def axis_title(name: str) -> str:
+    """Return a column's name, with its unit unless it says that itself."""
+    unit = next(c.unit for c in COLUMNS if isinstance(c, Number) and c.name == name)
+    return name if name.endswith(f"_{unit}") or not unit else f"{name} ({unit})"
+
+
+def scatter_plot(points: Mapping[str, Any], values: Sequence[str]) -> dict[str, Any] | None:
+    """Return the held-out rows by the two measurements that matter most; None if no row has both."""
+    rows = points["rows"]
+    if not rows:
+        return None
+    x = Axis(min(r[0] for r in rows), max(r[0] for r in rows), LEFT + 10, RIGHT - 10)
+    y = Axis(min(r[1] for r in rows), max(r[1] for r in rows), BOTTOM - 10, TOP + 10)
+    marks = [
+        {"x": x(a), "y": y(b), "wrong": truth != predicted, "truth": values[truth], "predicted": values[predicted]}
+        | mark(truth)
+        for a, b, truth, predicted in rows
+    ]
+    return {
+        "x": axis_title(points["x"]),
+        "y": axis_title(points["y"]),
+        "x_marks": x.marks(),
+        "y_marks": y.marks(),
+        "points": sorted(marks, key=lambda m: m["wrong"]),  # the mistakes on top
+        "wrong": sum(m["wrong"] for m in marks),
+    }
+
+
+def calibration_plot(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the share that was right against the probability that was given, with Wilson's intervals."""
+    x, y = Axis(0, 1, LEFT + 10, RIGHT - 10), Axis(0, 1, BOTTOM - 10, TOP + 10)
+    shown = []
+    for each in bins:
+        low, high = wilson(each["right"], each["rows"])
+        share = each["right"] / each["rows"]
+        shown.append(
+            {**each, "share": share, "x": x(each["probability"]), "y": y(share), "low": y(low), "high": y(high)}
+        )
+    return {"bins": shown, "x_marks": x.marks(), "y_marks": y.marks()}
+
+
+def history_plot(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the accuracy of the versions, oldest first, with Wilson's intervals."""
+    intervals = [wilson(round(v["accuracy"] * v["rows"]), v["rows"]) for v in history]
+    x = Axis(0, len(history) - 1, LEFT + 20, RIGHT - 20)
+    y = Axis(min(low for low, _ in intervals), 1, BOTTOM - 10, TOP + 10)
+    shown = [
+        {"x": x(n), "y": y(version["accuracy"]), "low": y(low), "high": y(high), "number": n + 1}
+        for n, (version, (low, high)) in enumerate(zip(history, intervals, strict=True))
+    ]
+    return {"versions": shown, "y_marks": y.marks()}

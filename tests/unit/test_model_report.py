@@ -1,0 +1,113 @@
+"""The plugin's pages. That only those who are logged in see them is tested on a running Airflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi.testclient import TestClient
+
+import model_report
+from model_report import PREFIX, ModelReportPlugin, create_app
+from penguins.registry import Registry
+
+Trained = tuple[bytes, dict[str, Any]]
+Publish = Callable[[], dict[str, Any]]
+ABSENT = "20260101T000000Z-0123abcd"
+
+
+@pytest.fixture
+def client(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    monkeypatch.setenv("MODELS_DIR", str(registry.root))
+    monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.key_file))
+    app = create_app()
+    app.dependency_overrides[get_user] = lambda: None
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def publish_with_report(registry: Registry, trained: Trained, report: bytes) -> str:
+    return registry.publish(*trained, make_report=lambda _: report)["version"]
+
+
+def test_before_the_first_model_the_page_says_what_to_do(client: TestClient) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "Trigger the DAG modelo_penguin" in answer.text
+
+
+def test_the_page_is_the_serving_models_and_each_version_has_its_own(
+    client: TestClient, registry: Registry, trained: Trained
+) -> None:
+    first = publish_with_report(registry, trained, b"<p>first</p>")
+    assert client.get("/").content == b"<p>first</p>"
+    second = publish_with_report(registry, trained, b"<p>second</p>")
+    assert client.get("/").content == b"<p>second</p>"
+    registry.activate(first)
+    assert client.get("/").content == b"<p>first</p>"
+    assert client.get(f"/{second}").content == b"<p>second</p>"
+    assert "frame-ancestors 'self'" in client.get("/").headers["content-security-policy"]
+
+
+def test_a_model_without_a_report_says_what_to_do(client: TestClient, registry: Registry, publish: Publish) -> None:
+    version = publish()["version"]
+    answer = client.get("/")
+    assert answer.status_code == 404
+    assert f"version {version} has no report" in answer.text
+    assert "Trigger the DAG modelo_penguin" in answer.text
+
+
+def test_a_spoilt_report_is_not_shown(client: TestClient, registry: Registry, trained: Trained) -> None:
+    version = publish_with_report(registry, trained, b"<p>report</p>")
+    (registry.root / version / "report.html").write_bytes(b"<script>forged</script>")
+    answer = client.get("/")
+    assert answer.status_code == 404
+    assert "It was changed after publishing" in answer.text
+    assert "forged" not in answer.text
+
+
+@pytest.mark.parametrize("version", [ABSENT, "<script>", "..", "%2e%2e%2fkey", "x" * 1000])
+def test_what_is_no_version_has_no_report_and_is_escaped(client: TestClient, publish: Publish, version: str) -> None:
+    publish()
+    answer = client.get(f"/{version}")
+    assert answer.status_code == 404
+    assert "<script>" not in answer.text
+
+
+def test_without_a_user_nothing_is_shown(registry: Registry, publish: Publish) -> None:
+    publish()
+    for path in ("/", f"/{registry.current()}"):
+        assert TestClient(create_app()).get(path).status_code == 401
+
+
+def test_both_views_lead_to_the_served_page() -> None:
+    plugin = ModelReportPlugin()
+    (served,) = plugin.fastapi_apps
+    assert served["url_prefix"] == PREFIX
+    assert {view["destination"]: view["href"] for view in plugin.external_views} == {
+        "nav": f"{PREFIX}/",
+        "dag": f"{PREFIX}/",
+    }
+    assert len({view["url_route"] for view in plugin.external_views}) == 2
+
+
+def test_loading_the_plugin_imports_nothing_that_tasks_would_wait_for() -> None:
+    """Every task's process loads it, with Airflow's own modules there already."""
+    code = (
+        "import sys, airflow.plugins_manager; before = set(sys.modules); "
+        "import model_report; model_report.ModelReportPlugin(); print(sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PYTHONPATH": str(Path(model_report.__file__).parent), "PATH": ""},
+    )
+    assert run.stdout.splitlines()[-1] == "['model_report']"
