@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from penguins.cluster import trees_on_the_cluster
+from penguins.cluster import fit_forest
 from penguins.inference import to_frame
 from penguins.schema import CATEGORIES, MISSING, NUMBERS, TARGET
 
@@ -86,8 +86,7 @@ def fit(pipeline: Pipeline, train: pd.DataFrame) -> bytes:
     """Fit the pipeline in place and return its pickle, the same bytes for the same rows and seed."""
     forest = pipeline.named_steps["forest"]
     features = pipeline[:-1].fit_transform(to_frame(train))  # here: it is quicker than to send the frame somewhere
-    with trees_on_the_cluster():
-        forest.fit(features, train[TARGET.name])
+    fit_forest(forest, features, train[TARGET.name])
     forest.estimators_ = [_wherever_it_grew(tree) for tree in forest.estimators_]
     # Parallel predictions add up in any order, and so differ in the last bit.
     forest.n_jobs = None
