@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distributed import Client
+    from sklearn.ensemble import RandomForestClassifier
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "TRAIN_CLUSTER"
+INSTEAD = f"or take {VARIABLE} away to train on this machine"
+FITS = 3
 SECONDS_TO_CONNECT = 10
 SECONDS_FOR_A_WORKER = 15
 # With other versions of these, trees come out differently or cannot be unpickled; of Python, a patch changes nothing.
@@ -19,37 +23,47 @@ SAME_EVERYWHERE = ("dask", "distributed", "joblib", "numpy", "scikit-learn", "sc
 
 
 class ClusterError(RuntimeError):
-    """A cluster that cannot be reached, has no workers or other libraries, or was lost on the way."""
+    """A cluster that cannot be reached, has no workers or other libraries, or loses its workers."""
 
 
-@contextmanager
-def trees_on_the_cluster() -> Iterator[bool]:
-    """Let joblib spread its work over the cluster that `TRAIN_CLUSTER` names, and say so. Without it, change nothing.
+def fit_forest(forest: RandomForestClassifier, features: Any, target: Any) -> None:
+    """Fit the forest, with its trees grown on the cluster that `TRAIN_CLUSTER` names; without it, in this process.
 
     Raises
     ------
     ClusterError
-        Within half a minute, if there is no such cluster. Later, if its scheduler or all of its workers are lost. The
-        loss of one worker is none: others grow its trees again.
+        Within half a minute, if there is no such cluster, or none any more. The loss of one worker is no error: others
+        grow its trees again.
     """
     address = os.environ.get(VARIABLE)
     if not address:
-        yield False
+        forest.fit(features, target)
         return
     import joblib
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 
-    with _connect(address) as client:
-        try:
-            with joblib.parallel_config(backend="dask", client=client):
-                yield True
-        except (FutureCancelledError, KilledWorker, OSError) as error:
-            raise ClusterError(
-                f"the Dask cluster at {address} was lost on the way ({str(error).splitlines()[0]}). One worker may die "
-                "while others live. See why it died (docker compose logs dask-scheduler dask-worker; often it is "
-                "memory), and run it again."
-            ) from error
+    for attempt in range(1, FITS + 1):
+        with _connect(address) as client:
+            # After a loss, what is left may have one thread alone. Joblib then grows the trees here, which is as good.
+            if attempt == 1 and sum(client.nthreads().values()) == 1:
+                raise ClusterError(
+                    f"the Dask cluster at {address} has one thread in all. With so little, joblib would not use "
+                    f"it, but grow the trees in the task: start another dask-worker, {INSTEAD}."
+                )
+            try:
+                with joblib.parallel_config(backend="dask", client=client):
+                    forest.fit(features, target)
+                return
+            # Dask does the work of a lost worker again, but now and then forgets what was just under way to the client.
+            # The same seed grows the same trees.
+            except (FutureCancelledError, KilledWorker, OSError) as error:
+                lost = error
+                log.warning(f"fit {attempt} of {FITS}: the cluster lost what it was doing: {error}")
+    raise ClusterError(
+        f"the Dask cluster at {address} lost workers in each of {FITS} fits, the last time with: {lost}. See why they "
+        f"died (docker compose logs dask-scheduler dask-worker; often it is memory), {INSTEAD}."
+    ) from lost
 
 
 def _connect(address: str) -> Client:
@@ -61,7 +75,6 @@ def _connect(address: str) -> Client:
         def scatter(self, *data: Any, **options: Any) -> Any:
             return super().scatter(*data, **options | {"broadcast": True})
 
-    instead = f"or take {VARIABLE} away to train on this machine"
     try:
         # A client of Dask waits for ever on a port that takes its connection and then says nothing.
         asyncio.run(asyncio.wait_for(_identity(address), SECONDS_TO_CONNECT))
@@ -69,23 +82,18 @@ def _connect(address: str) -> Client:
         came = str(error) or f"nothing came within {SECONDS_TO_CONNECT} s"
         raise ClusterError(
             f"{VARIABLE} is {address!r}, and no Dask scheduler answers there: {came}. "
-            f"Accepted is an address like tcp://dask-scheduler:8786. Start the cluster, {instead}."
+            f"Accepted is an address like tcp://dask-scheduler:8786. Start the cluster, {INSTEAD}."
         ) from error
     # Straight to the workers: the rows need not pass through the scheduler's memory as well.
     client = BroadcastingClient(address, timeout=SECONDS_TO_CONNECT, direct_to_workers=True, set_as_default=False)
     try:
         client.wait_for_workers(1, timeout=SECONDS_FOR_A_WORKER)
         _hold_versions_against_ours(client.get_versions(packages=SAME_EVERYWHERE))
-        if sum(client.nthreads().values()) == 1:
-            raise ClusterError(
-                f"the Dask cluster at {address} has one thread in all. With so little, joblib would not use it, but "
-                f"grow the trees in the task: start another dask-worker, {instead}."
-            )
     except TimeoutError as error:
         client.close()
         raise ClusterError(
             f"the Dask scheduler at {address} has no worker, and none came within {SECONDS_FOR_A_WORKER} s. "
-            f"Start a dask-worker, {instead}."
+            f"Start a dask-worker, {INSTEAD}."
         ) from error
     except BaseException:
         client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from penguins.cluster import trees_on_the_cluster
+from penguins.cluster import VARIABLE, fit_forest
 from penguins.progress import Progress
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 
@@ -96,8 +97,8 @@ def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
     forest = pipeline.named_steps["forest"]
     progress = Progress("fitted", train.num_rows)
     features = pipeline[:-1].fit_transform(feature_frame(train))
-    with trees_on_the_cluster() as elsewhere, nullcontext() if elsewhere else _progress_of_trees(forest):
-        forest.fit(features, labels)
+    with nullcontext() if os.environ.get(VARIABLE) else _progress_of_trees(forest):
+        fit_forest(forest, features, labels)
     progress.done()
     forest.estimators_ = [_as_if_grown_alone(tree) for tree in forest.estimators_]
     # Parallel predictions add up in any order, and so differ in the last bit.
