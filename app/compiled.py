@@ -23,7 +23,16 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at the import; it would keep a file in the user's home
 import onnxruntime
 
-from penguins.inference import ModelError, Prediction, Predictor, Record, check_columns, check_libraries, load_model, prove
+from penguins.inference import (
+    ModelError,
+    Prediction,
+    Predictor,
+    Record,
+    check_columns,
+    check_libraries,
+    load_model,
+    prove,
+)
 from penguins.schema import CATEGORIES, NUMBERS
 
 SECONDS_TO_COMPILE = 120
