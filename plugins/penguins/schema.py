@@ -97,7 +97,7 @@ class Category(Column):
 
     @property
     def rule(self) -> str:
-        return "one of " + ", ".join(self.values)
+        return "one of " + ", ".join(v if re.fullmatch(r"[^\s,'\"]+", v) else repr(v) for v in self.values)
 
 
 # ------------------------------------------------------------------ your own table: replace from here
