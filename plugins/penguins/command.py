@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from penguins.registry import Registry, RegistryError
 
@@ -159,10 +159,14 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 
 def _change(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str:
-    values = (before.get(name), after.get(name))
-    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+    old, new = before.get(name), after.get(name)
+    if not (_is_number(old) and _is_number(new)):
         return ""
-    return f"{values[1] - values[0]:+.6g}"
+    return f"{new - old:+.6g}"
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _column(column: Mapping[str, Any]) -> list[str]:

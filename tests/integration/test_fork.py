@@ -191,16 +191,15 @@ def test_the_page_does_what_it_says(fork: Fork, sqlite: dict[str, Any]) -> None:
     assert list(answer["probabilities"]) == list(expected["probabilities"])
 
 
-def a_number(name: str, minimum: float, maximum: float, **more: Any) -> Number:
+def a_number(name: str, minimum: float, maximum: float, required: bool = False) -> Number:
+    middle = (minimum + maximum) / 2
     return Number(
-        **{"name": name, "description": name, "unit": "", "minimum": minimum, "maximum": maximum}
-        | {"example": (minimum + maximum) / 2}
-        | more
+        name=name, description=name, required=required, unit="", minimum=minimum, maximum=maximum, example=middle
     )
 
 
-def a_category(name: str, *values: str, **more: Any) -> Category:
-    return Category(**{"name": name, "description": name, "values": values, "example": values[-1], **more})
+def a_category(name: str, *values: str, required: bool = False) -> Category:
+    return Category(name=name, description=name, required=required, values=values, example=values[-1])
 
 
 Table = tuple[Number | Category, ...]
