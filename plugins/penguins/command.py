@@ -112,7 +112,7 @@ def _show(registry: Registry, version: str) -> int:
     _print_facts(console, "metrics", metrics)
     _print_facts(console, "gate", gate)
     if per_class:
-        console.print("\nclasses, and what their held-out rows were predicted as")
+        console.print("\nclasses, and what their held-out rows were predicted as", style="bold")
         names = list(per_class)
         rows = [
             [name, *(_said(v) for v in scores.values()), *map(str, predicted)]
@@ -122,7 +122,7 @@ def _show(registry: Registry, version: str) -> int:
     _print_facts(console, "params", manifest["params"])
     _print_facts(console, "data", {**manifest["data"], **{f"rows to {k}": v for k, v in manifest["rows"].items()}})
     _print_facts(console, "libraries", manifest["libraries"])
-    console.print("\ncolumns")
+    console.print("\ncolumns", style="bold")
     _print_table(console, ["name", "kind", "accepted", "null"], [_column(c) for c in manifest["columns"]])
     files = sorted((registry.root / version).iterdir())
     _print_facts(console, "files", {file.name: f"{file.stat().st_size:,} bytes" for file in files})

@@ -107,20 +107,24 @@ def check_columns(manifest: Mapping[str, Any]) -> None:
 
     Ranges and descriptions may change. Names, order, kinds, categories and classes are what a pipeline is fitted to.
     """
-    trained = [(c["name"], c["kind"], *c.get("values", ())) for c in manifest["columns"]]
-    here = [(c.name, type(c).__name__.lower(), *getattr(c, "values", ())) for c in FEATURES]
+    trained = [_fitted_to(c["name"], c["kind"], c.get("values", ())) for c in manifest["columns"]]
+    here = [_fitted_to(c.name, type(c).__name__.lower(), getattr(c, "values", ())) for c in FEATURES]
     if trained == here and set(manifest["classes"]) <= set(TARGET.values):
         return
+    trained += [f"the class {name}" for name in manifest["classes"]]
+    here += [f"the class {name}" for name in TARGET.values]
+    only_trained, only_here = (
+        ", ".join(what for what in these if what not in those) or "nothing but another order"
+        for these, those in ((trained, here), (here, trained))
+    )
     raise ModelError(
-        "trained on another table than plugins/penguins/schema.py declares: "
-        f"{_table(trained, manifest['classes'])} there, {_table(here, TARGET.values)} here. "
-        "Trigger the DAG modelo_penguin, which trains on this one."
+        f"trained on another table than plugins/penguins/schema.py declares. Only the model has {only_trained}; only "
+        f"the schema has {only_here}. Trigger the DAG modelo_penguin, which trains on the schema's."
     )
 
 
-def _table(columns: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
-    shown = ", ".join(f"{name} ({' '.join(rest)})" for name, *rest in columns)
-    return f"[{shown} to {' '.join(classes)}]"
+def _fitted_to(name: str, kind: str, values: Sequence[str]) -> str:
+    return f"{name} ({' '.join([kind, *values])})"
 
 
 def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
