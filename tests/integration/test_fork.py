@@ -191,6 +191,16 @@ def test_the_page_does_what_it_says(fork: Fork, sqlite: dict[str, Any]) -> None:
     assert list(answer["probabilities"]) == list(expected["probabilities"])
 
 
+def test_the_tests_that_the_page_names_pass_on_its_table(fork: Fork) -> None:
+    follow_the_page(fork)
+    _, *tests = shlex.split(blocks("sh")[3])
+    run = subprocess.run(
+        [sys.executable, *tests], check=False, cwd=fork.root, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stdout
+    assert "skipped" not in run.stdout
+
+
 def a_number(name: str, minimum: float, maximum: float, required: bool = False) -> Number:
     middle = (minimum + maximum) / 2
     return Number(
