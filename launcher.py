@@ -30,6 +30,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "plugins"))
 
+from penguins.inference import ModelError, check_columns, check_libraries  # noqa: E402
 from penguins.registry import NoModelError, Registry, RegistryError  # noqa: E402
 from penguins.schema import EXAMPLE, TARGET  # noqa: E402
 
@@ -339,13 +340,15 @@ def _log_lines(content: list[Any]) -> Iterator[str]:
 
 
 def trained_version(registry: Registry) -> str | None:
-    """Return the version that serves, if it is whole; say what is wrong with it otherwise."""
+    """Return the version that serves, if it is whole and the API will take it; say what is wrong with it otherwise."""
     try:
         serving = registry.current()
-        registry.read(serving)
+        manifest, _ = registry.read(serving)
+        check_libraries(manifest)
+        check_columns(manifest)
     except NoModelError:
         return None
-    except RegistryError as error:
+    except (RegistryError, ModelError) as error:
         say(f"The model that is there cannot be used: {error}")
         return None
     return serving

@@ -23,7 +23,16 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at the import; it would keep a file in the user's home
 import onnxruntime
 
-from penguins.inference import ModelError, Prediction, Predictor, Record, check_libraries, load_model, prove
+from penguins.inference import (
+    ModelError,
+    Prediction,
+    Predictor,
+    Record,
+    check_columns,
+    check_libraries,
+    load_model,
+    prove,
+)
 from penguins.schema import CATEGORIES, NUMBERS
 
 SECONDS_TO_COMPILE = 120
@@ -135,6 +144,7 @@ def load(pickled: bytes, manifest: Mapping[str, Any]) -> tuple[Predictor, str | 
         If the model cannot be trusted: see `penguins.inference.load_model`.
     """
     check_libraries(manifest)  # before a process is started for nothing
+    check_columns(manifest)
     answer = _compile_once(pickled, manifest)
     if isinstance(answer, ModelError):
         raise answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ CONSTANT = {
     "probabilities": {name: float(name == TARGET.values[0]) for name in TARGET.values},
     "model_version": "none",
 }
+LABEL = json.dumps({TARGET.name: TARGET.values[0]}, separators=(",", ":")).encode()
 
 empty = FastAPI()
 
@@ -63,7 +65,6 @@ def _pipeline() -> Any:
 async def raw(_: Scope, receive: Receive, send: Send) -> None:
     """A constant answer to whatever comes: the most that uvicorn can do."""
     await receive()
-    body = b'{"species":"Adelie"}'
-    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+    headers = [(b"content-length", b"%d" % len(LABEL)), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": LABEL})

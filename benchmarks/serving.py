@@ -166,12 +166,12 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def _records(count: int) -> list[dict[str, Any]]:
-    """Return records as the penguins are spread, some of their values missing."""
+    """Return records around the schema's example, some of their values missing."""
     draw = random.Random(0)
     return [
         {
             c.name: (
-                round(draw.gauss(c.example, (c.maximum - c.minimum) / 50), 1)
+                min(max(round(draw.gauss(c.example, (c.maximum - c.minimum) / 50), 1), c.minimum), c.maximum)
                 if isinstance(c, Number)
                 else draw.choice(c.values)
             )
@@ -211,7 +211,7 @@ def _starts(service: Server) -> dict[str, float]:
 
 
 def _check(contender: Contender) -> None:
-    """Ask once, and see a Gentoo in the answer: nothing is measured that predicts nothing."""
+    """Ask once, and see the example's class in the answer: nothing is measured that predicts nothing."""
     headers = {"content-type": contender.content_type}
     url = contender.server.url + contender.server.path
     answer = httpx2.post(url, content=contender.body.read_bytes(), headers=headers, timeout=60, trust_env=False)

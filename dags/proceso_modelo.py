@@ -4,9 +4,9 @@
 |---|---|
 | `check_source` | holds the CSV against the schema, before anything is dropped |
 | `drop_schema` | drops and recreates the schema of the connection `mysql_default` |
-| `create_raw_table` | makes `penguins_raw`, empty |
+| `create_raw_table` | makes the raw table, empty |
 | `load_raw_data` | loads the CSV in one transaction and proves the row count |
-| `preprocess` | cleans the rows and splits them, stratified by species |
+| `preprocess` | cleans the rows and splits them, stratified by the target |
 | `train` | fits one scikit-learn pipeline: imputation, one-hot, standard scaling, random forest |
 | `validate` | scores it on the held-out rows and judges it against the model that serves now |
 | `publish` | signs the `.pkl`, puts it on the shared volume and makes it the one that the API serves |
@@ -34,7 +34,7 @@ from airflow.sdk import (
     RetryRule,
 )
 
-from penguins.schema import CSV_NAME, TABLE
+from penguins.schema import CSV_NAME, MIN_ACCURACY, TABLE
 
 if TYPE_CHECKING:
     from penguins.registry import Registry
@@ -286,7 +286,7 @@ with DAG(
             section="Training",
         ),
         "min_accuracy": Param(
-            0.9,
+            MIN_ACCURACY,
             type="number",
             minimum=0,
             maximum=1,

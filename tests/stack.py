@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from support import ROOT, free_port
+from support import copy_project, free_port
 
 LONG_LIVED = (
     *("postgres", "mysql", "airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
@@ -28,13 +28,7 @@ class Stack:
     def __init__(self, name: str, *overlays: str, uid: int = 50000) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         self.project = self.folder.name.lower().replace("_", "-")
-        tracked = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-        ).stdout.split("\0")
-        for file in filter(None, tracked):
-            target = self.folder / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, target)
+        copy_project(self.folder)
         self.files = [part for file in ("docker-compose.yaml", *overlays) for part in ("--file", file)]
         # The tutorial's ports, for the pictures, unless they are taken.
         wanted = (8080, 8989, 5555)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx2
+
 ROOT = Path(__file__).parents[1]
+
+
+def copy_project(folder: Path) -> None:
+    """Put the files that git tracks into a folder, as they are here."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for file in filter(None, listed.split("\0")):
+        target = folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, target)
 
 
 def free_port(preferred: int = 0) -> int:
@@ -75,5 +90,49 @@ class AirflowForTests:
             timeout=300,
         )
 
+    def of_copy(self, root: Path) -> AirflowForTests:
+        """Return an Airflow on the same database, with the DAG of a copy of the project, and models of its own."""
+        other = copy.copy(self)
+        other.models = root / "models"
+        folders = {"AIRFLOW__CORE__DAGS_FOLDER": "dags", "AIRFLOW__CORE__PLUGINS_FOLDER": "plugins"}
+        other.env = self.env | {name: str(root / folder) for name, folder in folders.items()}
+        other.env |= {"MODELS_DIR": str(other.models), "PYTHONPATH": str(root / "plugins")}
+        return other
+
     def run_dag(self, connection: dict[str, Any], **params: Any) -> subprocess.CompletedProcess[str]:
         return self.run("dags", "test", "modelo_penguin", "--conf", json.dumps(params), connection=connection)
+
+
+class Service:
+    """A running service and a client of it."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+
+    def wait(self, ready: Callable[[], Any]) -> Any:
+        """Return the first true value, within half a minute."""
+        for _ in range(600):
+            assert self.process.poll() is None
+            try:
+                if value := ready():
+                    return value
+            except httpx2.TransportError:
+                pass  # not listening yet
+            time.sleep(0.05)
+        raise AssertionError(self.client.get("/model-info").text)
+
+    def info(self) -> dict[str, Any]:
+        return self.client.get("/model-info").json()
+
+    def wait_for_version(self, version: str) -> None:
+        self.wait(lambda: self.info().get("version") == version)
+
+    def wait_for_rejection(self, version: str) -> str:
+        rejected = self.wait(lambda: (r := self.info()["rejected"]) and r["version"] == version and r)
+        return rejected["reason"]
+
+    def metric(self, name: str) -> float:
+        lines = self.client.get("/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])

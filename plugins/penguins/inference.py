@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from penguins.schema import FEATURES, Number
+from penguins.schema import FEATURES, TARGET, Number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +102,31 @@ def check_libraries(manifest: Mapping[str, Any]) -> None:
         raise ModelError(f"trained under {'; '.join(differing)}. Train again, or install those versions.")
 
 
+def check_columns(manifest: Mapping[str, Any]) -> None:
+    """Raise ModelError if the manifest's model was trained on another table than the schema's.
+
+    Ranges and descriptions may change. Names, order, kinds, categories and classes are what a pipeline is fitted to.
+    """
+    trained = [_fitted_to(c["name"], c["kind"], c.get("values", ())) for c in manifest["columns"]]
+    here = [_fitted_to(c.name, type(c).__name__.lower(), getattr(c, "values", ())) for c in FEATURES]
+    if trained == here and set(manifest["classes"]) <= set(TARGET.values):
+        return
+    trained += [f"the class {name}" for name in manifest["classes"]]
+    here += [f"the class {name}" for name in TARGET.values]
+    only_trained, only_here = (
+        ", ".join(what for what in these if what not in those) or "nothing but another order"
+        for these, those in ((trained, here), (here, trained))
+    )
+    raise ModelError(
+        f"trained on another table than plugins/penguins/schema.py declares. Only the model has {only_trained}; only "
+        f"the schema has {only_here}. Trigger the DAG modelo_penguin, which trains on the schema's."
+    )
+
+
+def _fitted_to(name: str, kind: str, values: Sequence[str]) -> str:
+    return f"{name} ({' '.join([kind, *values])})"
+
+
 def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
     """Open a pickle whose signature was verified, and prove it on its golden rows.
 
@@ -110,15 +135,16 @@ def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
     pickled : bytes
         As read and verified by the registry. Unpickling runs code: nothing unverified may come in here.
     manifest : mapping
-        The manifest that was verified with it: `libraries`, `classes` and `golden` are used.
+        The manifest that was verified with it: `libraries`, `columns`, `classes` and `golden` are used.
 
     Raises
     ------
     ModelError
-        If a library differs from the one that trained the model, the pickle does not open, or a golden row comes
-        out differently.
+        If a library differs from the one that trained the model, or the table does, the pickle does not open, or a
+        golden row comes out differently.
     """
     check_libraries(manifest)
+    check_columns(manifest)
     try:
         pipeline = pickle.loads(pickled)  # noqa: S301 - its signature and sha256 were verified
         model = Model(pipeline, tuple(str(name) for name in pipeline.classes_))

@@ -6,14 +6,13 @@ Layout of `MODELS_DIR`::
     current                                           one line: the version that serves
     runs/<run_id>/                                    a run's work
 
-On the command line::
+On the command line (`penguins.command`)::
 
-    python -m penguins.registry list | verify | activate VERSION | rotate-key
+    python -m penguins.registry list | show VERSION | diff A B | verify | activate VERSION | rotate-key
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import fcntl
 import hashlib
@@ -325,53 +324,7 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line, and return its exit code: 1 where a version is bad or not there."""
-    parser = argparse.ArgumentParser(prog="python -m penguins.registry", description="The published models.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the versions, newest first, and which one serves")
-    commands.add_parser("verify", help="check the signature and the checksum of every version")
-    commands.add_parser("activate", help="make a version serve").add_argument("version")
-    commands.add_parser("rotate-key", help="sign with a new key from now on; what the old ones signed stays valid")
-    chosen = parser.parse_args(arguments)
-    registry = Registry.from_environment()
-    try:
-        if chosen.command == "activate":
-            registry.activate(chosen.version)
-            print(f"{chosen.version} serves now")
-            return 0
-        if chosen.command == "rotate-key":
-            registry.rotate_key()
-            print(f"{registry.key_file} has a new first key. Remove a line once no version is left that it signed.")
-            return 0
-        return _print_versions(registry, whole=chosen.command == "verify")
-    except RegistryError as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
-def _print_versions(registry: Registry, *, whole: bool) -> int:
-    bad, versions, serving = 0, registry.versions(), _current_or_nothing(registry)
-    for version in versions:
-        try:
-            manifest = registry.read(version)[0] if whole else registry.manifest(version)
-            said = f"accuracy {manifest['metrics']['accuracy']:.4f}  {manifest['dag_run_id']}"
-        except RegistryError as error:
-            bad += 1
-            said = f"BAD: {error}"
-        print(f"{'*' if version == serving else ' '} {version}  {said}")
-    current = registry.current()
-    if current not in versions:
-        raise RegistryError(f"the serving version {current} is not there")
-    return 1 if bad else 0
-
-
-def _current_or_nothing(registry: Registry) -> str:
-    try:
-        return registry.current()
-    except RegistryError:
-        return ""
-
-
 if __name__ == "__main__":
+    from penguins.command import main
+
     sys.exit(main())

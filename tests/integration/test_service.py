@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,45 +21,10 @@ import pytest
 from penguins.inference import library_versions
 from penguins.registry import Registry, _signature
 from penguins.schema import EXAMPLE
-from support import ROOT, free_port
+from support import ROOT, Service, free_port
 
 Publish = Callable[[], dict[str, Any]]
 Start = Callable[..., subprocess.Popen[str]]
-
-
-class Service:
-    """A running service and a client of it."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process = process
-        self.port = port
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-
-    def wait(self, ready: Callable[[], Any]) -> Any:
-        """Return the first true value, within half a minute."""
-        for _ in range(600):
-            assert self.process.poll() is None
-            try:
-                if value := ready():
-                    return value
-            except httpx2.TransportError:
-                pass  # not listening yet
-            time.sleep(0.05)
-        raise AssertionError(self.client.get("/model-info").text)
-
-    def info(self) -> dict[str, Any]:
-        return self.client.get("/model-info").json()
-
-    def wait_for_version(self, version: str) -> None:
-        self.wait(lambda: self.info().get("version") == version)
-
-    def wait_for_rejection(self, version: str) -> str:
-        rejected = self.wait(lambda: (r := self.info()["rejected"]) and r["version"] == version and r)
-        return rejected["reason"]
-
-    def metric(self, name: str) -> float:
-        lines = self.client.get("/metrics").text.splitlines()
-        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,31 @@ def test_a_pickle_of_other_libraries_is_not_even_opened(manifest: dict[str, Any]
     with pytest.raises(ModelError, match=r"numpy 1\.0"):
         load_model(bad, manifest)
     assert not (tmp_path / "opened").exists()
+
+
+OTHER_TABLES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "a column more": lambda m: m["columns"].append({**m["columns"][1], "name": "wing"}),
+    "a column less": lambda m: m["columns"].pop(),
+    "another order": lambda m: m["columns"].reverse(),
+    "another kind": lambda m: m["columns"][1].update(kind="category", values=["a"]),
+    "another category": lambda m: m["columns"][0].update(values=["Biscoe", "Dream", "Anvers"]),
+    "another class": lambda m: m["classes"].append("Emperor"),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_TABLES.values(), ids=OTHER_TABLES)
+def test_a_model_of_another_table_is_refused_and_both_are_named(
+    pickled: bytes, manifest: dict[str, Any], change: Callable[[dict[str, Any]], None]
+) -> None:
+    change(manifest)
+    with pytest.raises(ModelError, match="trained on another table than plugins/penguins/schema") as caught:
+        load_model(pickled, manifest)
+    assert "Trigger the DAG modelo_penguin" in str(caught.value)
+
+
+def test_other_ranges_and_descriptions_are_no_other_table(pickled: bytes, manifest: dict[str, Any]) -> None:
+    manifest["columns"][1] |= {"minimum": 0, "description": "another", "example": 1, "required": True}
+    load_model(pickled, manifest)
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([1, 2]), pickle.dumps(None)], ids=repr)

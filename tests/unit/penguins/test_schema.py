@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from typing import Any
 
 import pytest
 
+from penguins import schema
 from penguins.registry import PROJECT
 from penguins.schema import (
     CATEGORIES,
@@ -105,3 +108,82 @@ def test_an_identifier_is_taken(name: str) -> None:
 def test_a_column_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         TARGET.name = "other"  # type: ignore[misc]
+
+
+# What contradicts itself
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"minimum": 300}, "minimum is 300 and maximum 300"),
+        ({"minimum": 301}, "a minimum under the maximum"),
+        ({"maximum": float("inf")}, "both from -1e+15 to 1e+15"),
+        ({"minimum": float("nan")}, "a minimum under the maximum"),
+        ({"maximum": 2e15}, "both from -1e+15 to 1e+15"),
+        ({"example": 0}, "the example is 0; accepted is a number from 0.5 to 300 mm"),
+    ],
+    ids=str,
+)
+def test_a_number_that_contradicts_itself_is_refused(changed: dict[str, Any], said: str) -> None:
+    good: dict[str, Any] = {"name": "wing", "description": "", "unit": "mm", "minimum": 0.5, "maximum": 300}
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        Number(**{**good, "example": 1, **changed})
+    assert "column wing" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "example", "said"),
+    [
+        ((), "S", "Wrong here: no value"),
+        (("S", "M", "S"), "S", "Wrong here: ['S']"),
+        (("S", "NA", ""), "S", "Wrong here: ['NA', '']"),
+        (("S", "NULL"), "S", "Wrong here: ['NULL']"),
+        (("S", "M"), "L", "the example is 'L'; accepted is one of S, M"),
+    ],
+    ids=str,
+)
+def test_a_category_that_contradicts_itself_is_refused(values: tuple[str, ...], example: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        Category(name="size", description="", values=values, example=example)
+    assert "column size" in str(caught.value)
+
+
+SIZE = Category(name="size", description="", values=("S", "M"), example="S", required=True)
+LENGTH = Number(name="length", description="", unit="", minimum=0, maximum=1, example=0)
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "no such target": ({"TARGET_NAME": "weight"}, "TARGET_NAME is 'weight'; accepted is the name of a Category"),
+    "a number": ({"TARGET_NAME": "length"}, "TARGET_NAME is 'length'"),
+    "not required": ({"COLUMNS": (LENGTH, dataclasses.replace(SIZE, required=False))}, "Here: none"),
+    "an answer's name": (
+        {"TARGET_NAME": "probabilities", "COLUMNS": (LENGTH, dataclasses.replace(SIZE, name="probabilities"))},
+        "not called probabilities or model_version",
+    ),
+    "the target alone": ({"COLUMNS": (SIZE,)}, "no column to predict size from"),
+    "a name twice": ({"COLUMNS": (LENGTH, dataclasses.replace(LENGTH, name="LENGTH"), SIZE)}, "taken (row_id): length"),
+    "the table's own name": (
+        {"COLUMNS": (dataclasses.replace(LENGTH, name="Row_ID"), SIZE)},
+        "given twice, or taken (row_id): row_id",
+    ),
+    "a quote for missing": ({"MISSING": ("n'a",)}, """MISSING holds ["n'a"]; accepted are strings without quotes"""),
+}
+
+
+@pytest.mark.parametrize(("changed", "said"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_a_declaration_that_contradicts_itself_is_refused(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], said: str
+) -> None:
+    for name, value in {"TARGET_NAME": "size", "COLUMNS": (LENGTH, SIZE), **changed}.items():
+        monkeypatch.setattr(schema, name, value)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        schema._target()
+
+
+def test_a_rule_names_large_bounds_with_all_their_digits() -> None:
+    column = Number(name="income", description="", unit="", minimum=-1e6, maximum=1234567.25, example=0)
+    assert column.rule == "a number from -1000000 to 1234567.25"
+
+
+def test_a_rule_tells_a_value_with_a_comma_from_two_values() -> None:
+    column = Category(name="size", description="", values=("small, flat", "big"), example="big")
+    assert column.rule == "one of 'small, flat', big"
