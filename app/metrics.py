@@ -13,7 +13,7 @@ import pickle
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,26 +43,35 @@ BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 OTHER = "other"  # every path that is none of the service's, so that nobody can make series by asking for paths
 
 
+def _no_answers() -> list[int]:
+    return [0] * (len(BOUNDS) + 2)
+
+
 @dataclass
 class Counts:
-    """What one worker counts, or several together. `drift` are the rows asked of `version`, by feature and bin."""
+    """What one worker counts, or several together."""
 
-    requests: Counter[tuple[str, int]] = field(default_factory=Counter)
-    bins: Counter[tuple[str, int]] = field(default_factory=Counter)
-    nanoseconds: Counter[str] = field(default_factory=Counter)
+    # By endpoint and status: the answers in each of the latencies' bins, and at last their nanoseconds.
+    answers: dict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(_no_answers))
     predictions: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TARGET.values, 0)))
     loads: int = 0
     rejections: int = 0
+    # The rows asked of `version`, by feature and bin.
     version: str | None = None
     drift: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, other: Counts) -> None:
-        for name in ("requests", "bins", "nanoseconds", "predictions"):
-            getattr(self, name).update(getattr(other, name))
+        for key, found in other.answers.items():
+            self.answers[key] = _sum(self.answers[key], found)
+        self.predictions.update(other.predictions)
         self.loads += other.loads
         self.rejections += other.rejections
         if self.version == other.version:
-            self.drift = {f: [a + b for a, b in zip(c, other.drift[f], strict=True)] for f, c in self.drift.items()}
+            self.drift = {name: _sum(counts, other.drift[name]) for name, counts in self.drift.items()}
+
+
+def _sum(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(one, other, strict=True)]
 
 
 class Metrics(Collector):
@@ -79,10 +88,11 @@ class Metrics(Collector):
         self._file = Path(folder, f"{uuid4().hex}.counts") if folder else None
 
     def answered(self, endpoint: str, status: int, nanoseconds: int) -> None:
+        """Count one request. It runs with each, as `predicted` does: they take two microseconds together."""
         with self._lock:
-            self._counts.requests[endpoint, status] += 1
-            self._counts.bins[endpoint, bisect_left(BOUNDS, nanoseconds / 1e9)] += 1
-            self._counts.nanoseconds[endpoint] += nanoseconds
+            answers = self._counts.answers[endpoint, status]
+            answers[bisect_left(BOUNDS, nanoseconds / 1e9)] += 1
+            answers[-1] += nanoseconds
 
     def predicted(self, drift: Drift, record: Record, label: str) -> None:
         with self._lock:
@@ -138,18 +148,17 @@ class Metrics(Collector):
         requests = CounterMetricFamily(
             "modelo_penguin_requests", "Requests answered, by endpoint and status", labels=["endpoint", "status"]
         )
-        for (endpoint, status), count in sorted(counts.requests.items()):
-            requests.add_metric([endpoint, str(status)], count)
-        yield requests
-
         durations = HistogramMetricFamily(
             "modelo_penguin_request_duration_seconds", "Until the answer was sent, by endpoint", labels=["endpoint"]
         )
-        for endpoint, nanoseconds in sorted(counts.nanoseconds.items()):
-            up_to = accumulate(counts.bins[endpoint, number] for number in range(len(BOUNDS) + 1))
-            buckets = zip([*map(str, BOUNDS), "+Inf"], up_to, strict=True)
-            durations.add_metric([endpoint], [(bound, float(count)) for bound, count in buckets], nanoseconds / 1e9)
-        yield durations
+        by_endpoint: dict[str, list[int]] = defaultdict(_no_answers)
+        for (endpoint, status), found in sorted(counts.answers.items()):
+            requests.add_metric([endpoint, str(status)], sum(found[:-1]))
+            by_endpoint[endpoint] = _sum(by_endpoint[endpoint], found)
+        for endpoint, (*found, nanoseconds) in by_endpoint.items():
+            buckets = zip([*map(str, BOUNDS), "+Inf"], map(float, accumulate(found)), strict=True)
+            durations.add_metric([endpoint], list(buckets), nanoseconds / 1e9)
+        yield from (requests, durations)
 
         predictions = CounterMetricFamily("modelo_penguin_predictions", "Rows predicted, by class", labels=["class"])
         for label, count in counts.predictions.items():
