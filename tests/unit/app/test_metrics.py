@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import app.metrics
 from app.compiled import SHARED_FOLDER, CompileError
 from app.main import create_app
+from app.metrics import CountRequests
 from app.settings import Settings
 from penguins.registry import Registry
-from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
+from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET
 
 JSON, ORDINARY = ({"content-type": kind} for kind in ("application/json", "application/json; charset=utf-8"))
 SHIFTED = NUMBERS[-1]
@@ -114,12 +116,14 @@ def test_each_documented_path_has_a_series_or_is_one_of_health(serving: TestClie
     assert {"/predict", "/predict/batch", "/models"} <= counted < set(paths)
 
 
-def test_an_error_that_nobody_expected_counts_as_500(serving: TestClient, registry: Registry) -> None:
-    registry.root.joinpath("current").unlink()
-    registry.root.rename(registry.root.with_name("away"))
-    registry.root.write_text("no folder")
-    assert serving.get("/models").status_code == 500
-    assert Scrape(serving).requests == {("/models", "500"): 1}
+def test_an_error_that_nobody_expected_counts_as_500(client: TestClient) -> None:
+    async def fails(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    metrics = client.app.state.model_server.metrics  # type: ignore[attr-defined]
+    failing = TestClient(CountRequests(fails, metrics, ["/predict"], []), raise_server_exceptions=False)
+    assert failing.get("/predict").status_code == 500
+    assert Scrape(client).requests == {("/predict", "500"): 1}
 
 
 def test_latencies_are_a_histogram_of_all_requests(serving: TestClient) -> None:
@@ -312,40 +316,36 @@ def workers(
         yield clients
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether it comes true within half a minute."""
-    import time
-
+def settled(client: TestClient, **expected: float) -> Scrape:
+    """Return what /metrics says once it says all this, within half a minute."""
     for _ in range(600):
-        if holds():
-            return True
+        scrape = Scrape(client)
+        if {name: scrape[name] for name in expected} == expected:
+            return scrape
         time.sleep(0.05)
-    return False
+    raise AssertionError(client.get("/metrics").text)
 
 
 def test_several_workers_are_summed(workers: list[TestClient], records: list[dict[str, Any]], publish: Publish) -> None:
     for number, client in enumerate(workers):
-        post(client, records[number::3])
         client.post("/predict", content=b"{}", headers=JSON)
+        post(client, records[number::3])
     for client in workers:
-        assert eventually(lambda client=client: Scrape(client)["drift_rows"] == len(records))
-        scrape = Scrape(client)
-        assert scrape.requests == {("/predict", "422"): 3, ("/predict/batch", "200"): 3}
+        scrape = settled(client, drift_rows=len(records), model_loads_total=3)
+        assert scrape.requests[("/predict", "422")] == 3
         assert max(scrape.drift.values()) == pytest.approx(0, abs=1e-9)
         assert sum(scrape.by("predictions_total", "class").values()) == len(records)
-        assert scrape["model_loads_total"] == 3
     publish()
     for client in workers:
-        assert eventually(lambda client=client: Scrape(client)["model_loads_total"] == 6)
-        scrape = Scrape(client)
-        assert (scrape["drift_rows"], len(scrape.by("model_info", "version"))) == (0, 1)
+        scrape = settled(client, model_loads_total=6, drift_rows=0)
+        assert scrape.requests == {("/predict", "422"): 3, ("/predict/batch", "200"): 3}
+        assert len(scrape.by("model_info", "version")) == 1
         assert sum(scrape.by("predictions_total", "class").values()) == len(records)
 
 
 def test_a_worker_that_ended_is_still_counted(workers: list[TestClient]) -> None:
     post(workers[0], [EXAMPLE] * 5)
-    assert eventually(lambda: Scrape(workers[1])["drift_rows"] == 5)
+    settled(workers[1], drift_rows=5)
     workers[0].app.state.model_server.stop()  # type: ignore[attr-defined]
     post(workers[1], [EXAMPLE] * 2)
-    assert Scrape(workers[1])["drift_rows"] == 7
-    assert eventually(lambda: Scrape(workers[2])["drift_rows"] == 7)
+    settled(workers[2], drift_rows=7)
