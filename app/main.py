@@ -86,7 +86,6 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     )
     app.state.model_server = server
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(FastPredict, server=server, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
     _add_routes(app)
     paths = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
@@ -96,6 +95,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         endpoints=[path for path, of_health in paths.items() if not of_health],
         left_out=[path for path, of_health in paths.items() if of_health],
     )
+    app.add_middleware(FastPredict, server=server, max_bytes=settings.max_body_bytes)
     return app
 
 
