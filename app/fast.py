@@ -50,7 +50,7 @@ class FastPredict:
         headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
-        # Here, because `CountRequests` sees the ordinary requests only: to look at each message costs more than to count.
+        # `CountRequests` sees the ordinary requests only: to look at each message costs more than to count.
         self.server.metrics.answered(scope["path"], 200, perf_counter_ns() - started)
 
     def _is_plain(self, scope: Scope) -> bool:

@@ -88,7 +88,7 @@ class Metrics(Collector):
         self._file = Path(folder, f"{uuid4().hex}.counts") if folder else None
 
     def answered(self, endpoint: str, status: int, nanoseconds: int) -> None:
-        """Count one request. It runs with each, as `predicted` does: they take two microseconds together."""
+        """Count one request. It runs with each, as `predicted` does: a microsecond here is a hundredth of it."""
         with self._lock:
             answers = self._counts.answers[endpoint, status]
             answers[bisect_left(BOUNDS, nanoseconds / 1e9)] += 1
@@ -133,7 +133,7 @@ class Metrics(Collector):
         with self._lock:
             counts.add(self._counts)
             if served:
-                counts.version, counts.drift = served.version, served.drift.counts
+                counts.version, counts.drift = served.version, served.drift.counts()
         return counts
 
     def collect(self) -> Iterator[Metric]:
