@@ -34,7 +34,7 @@ if __name__ == "__main__":
     # A single worker has nobody to share with, and no chance to remove a folder: uvicorn ends it by the signal it got.
     with TemporaryDirectory(prefix="modelo_penguin-") if settings.workers > 1 else nullcontext() as folder:
         if folder:
-            os.environ |= {SHARED_FOLDER: folder, "PROMETHEUS_MULTIPROC_DIR": folder}
+            os.environ[SHARED_FOLDER] = folder
         uvicorn.run(
             "app.__main__:application",
             factory=True,

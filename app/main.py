@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import Body, Depends, FastAPI, Path, Request
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, PlainTextResponse
 
 from app.errors import BodyLimit, NoReportError, add_error_handlers
 from app.fast import FastPredict
+from app.metrics import CountRequests
 from app.schemas import (
     Batch,
     BatchPrediction,
@@ -94,9 +96,16 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     )
     app.state.model_server = server
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(FastPredict, server=server, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
     _add_routes(app)
+    paths = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
+    app.add_middleware(
+        CountRequests,
+        metrics=server.metrics,
+        endpoints=[path for path, of_health in paths.items() if not of_health],
+        left_out=[path for path, of_health in paths.items() if of_health],
+    )
+    app.add_middleware(FastPredict, server=server, max_bytes=settings.max_body_bytes)
     return app
 
 
@@ -146,7 +155,7 @@ def _add_routes(app: FastAPI) -> None:
 
     @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     def metrics(server: CurrentServer) -> PlainTextResponse:
-        """Counters for Prometheus."""
+        """Requests, predictions, model and drift, for Prometheus."""
         return PlainTextResponse(server.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health/live", tags=["health"])

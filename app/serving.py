@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.compiled import load
+from app.drift import Drift
 from app.errors import ModelNotReadyError
 from app.metrics import Metrics
 from penguins.inference import ModelError, Predictor
@@ -28,6 +29,8 @@ class Served:
     manifest: dict[str, Any]
     model: Predictor
     fallback: str | None
+    drift: Drift
+    metrics: Metrics
 
     @property
     def version(self) -> str:
@@ -36,14 +39,15 @@ class Served:
     def answer(self, record: BaseModel) -> dict[str, Any]:
         """Return the body that answers /predict."""
         label, probabilities = self.model.predict([vars(record)])[0]
+        self.metrics.predicted(self.drift, vars(record), label)
         return {TARGET.name: label, "probabilities": probabilities, "model_version": self.version}
 
     def answer_batch(self, records: Sequence[BaseModel]) -> dict[str, Any]:
         """Return the body that answers /predict/batch."""
-        predictions = [
-            {TARGET.name: label, "probabilities": probabilities}
-            for label, probabilities in self.model.predict([vars(record) for record in records])
-        ]
+        rows = [vars(record) for record in records]
+        answers = self.model.predict(rows)
+        self.metrics.predicted_many(self.drift, rows, [answer.label for answer in answers])
+        predictions = [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in answers]
         return {"predictions": predictions, "model_version": self.version}
 
 
@@ -63,7 +67,7 @@ class ModelServer:
         self.served: Served | None = None
         self._previous: Served | None = None
         self.refused: Refused | None = None
-        self.metrics = Metrics()
+        self.metrics = Metrics(self)
         self._not_ready = "the service is starting"
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
@@ -77,6 +81,8 @@ class ModelServer:
         self._stop.clear()
         self._thread = threading.Thread(target=self._watch, name="model-watch", daemon=True)
         self._thread.start()
+        # Not the watch's, which a volume that hangs may keep.
+        threading.Thread(target=self.metrics.share, args=(self._stop,), name="metrics", daemon=True).start()
 
     def stop(self) -> None:
         self._stop.set()
@@ -113,22 +119,24 @@ class ModelServer:
     def _take(self, version: str) -> None:
         try:
             manifest, pickled = self.registry.read(version)
-            served = self._back_to(manifest) or Served(manifest, *load(pickled, manifest))
+            model, fallback = self._back_to(manifest) or load(pickled, manifest)
+            served = Served(manifest, model, fallback, Drift(manifest["histograms"]), self.metrics)
         except (RegistryError, ModelError) as error:
             self._refuse(version, str(error))
         except Exception as error:  # a bad version must never end the watch
             self._refuse(version, repr(error))
         else:
             self._previous, self.served, self.refused = self.served, served, None
-            self.metrics.loads.inc()
-            self.metrics.fallback.set(served.fallback is not None)
+            self.metrics.loaded()
             log.info("version %s serves, accuracy %.4f", version, manifest["metrics"]["accuracy"])
             if served.fallback:
                 log.warning("the pipeline itself predicts, and slowly: %s", served.fallback)
 
-    def _back_to(self, manifest: dict[str, Any]) -> Served | None:
+    def _back_to(self, manifest: dict[str, Any]) -> tuple[Predictor, str | None] | None:
         """Return what served before, if that is asked for again: a rollback is in a hurry."""
-        return self._previous if self._previous and self._previous.manifest == manifest else None
+        if (before := self._previous) is None or before.manifest != manifest:
+            return None
+        return before.model, before.fallback
 
     def _take_newest_good(self) -> None:
         """Start from an older version where the current one is bad; `refused` goes on saying so."""
@@ -143,7 +151,7 @@ class ModelServer:
     def _refuse(self, version: str, reason: str) -> None:
         if self.refused != (refused := Refused(version, reason)):
             log.error("version %s refused: %s", version, reason)
-            self.metrics.rejections.inc()
+            self.metrics.rejected()
         self.refused = refused
         self._not_ready = f"no model can be served: {reason}"
         self._retry_at = time.monotonic() + self._retry_seconds

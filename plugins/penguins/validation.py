@@ -246,6 +246,9 @@ def histograms(train: pa.Table) -> dict[str, Any]:
     for column in NUMBERS:
         values = train[column.name].drop_null().to_numpy()
         edges = np.unique(np.quantile(values, np.linspace(0, 1, HISTOGRAM_BINS + 1))) if len(values) else np.zeros(1)
+        # Few values make few quantiles, or a single one: then each value has a bin, so that a change of shares shows.
+        if len(edges) <= HISTOGRAM_BINS and 1 < len(few := np.unique(values)) <= HISTOGRAM_BINS:
+            edges = np.append(few, few[-1])  # np.histogram's last bin holds both its edges
         counts = np.histogram(values, bins=edges)[0] if len(edges) > 1 else np.array([len(values)])
         spread[column.name] = {"edges": [_as_written(edge) for edge in edges.tolist()], "counts": counts.tolist()}
     for category in CATEGORIES:

@@ -287,6 +287,7 @@ def test_several_workers_swap_each_by_itself_and_count_together(
     registry: Registry, publish: Publish, start_process: Start
 ) -> None:
     service = serve(registry, publish, start_process, API_WORKERS="2")
+    predicted = 'modelo_penguin_requests_total{endpoint="/predict",status="200"}'
 
     def answers() -> list[dict[str, Any]]:
         """Return what many new connections are told: each is given to any of the workers."""
@@ -301,9 +302,13 @@ def test_several_workers_swap_each_by_itself_and_count_together(
 
     service.wait(lambda: loads() == 2)
     assert len(workers()) == 2
+    for _ in range(40):
+        assert httpx2.post(f"http://127.0.0.1:{service.port}/predict", json=EXAMPLE).is_success
+    service.wait(lambda: service.metric("modelo_penguin_drift_rows") == 40)
+    assert service.metric(predicted) == 40
     newer = publish()["version"]
     service.wait(lambda: {a["version"] for a in answers()} == {newer})
-    assert loads() == 4
+    service.wait(lambda: loads() == 4 and service.metric("modelo_penguin_drift_rows") == 0)
     assert service.metric("modelo_penguin_fallback") == 0
 
     bad = publish_unseen(registry, publish)
@@ -311,7 +316,7 @@ def test_several_workers_swap_each_by_itself_and_count_together(
     (registry.root / "current").write_text(f"{bad}\n")
     service.wait(lambda: all(a["rejected"] for a in answers()))
     assert {(a["version"], a["rejected"]["version"]) for a in answers()} == {(newer, bad)}
-    assert service.metric("modelo_penguin_model_rejections_total") == 2
+    service.wait(lambda: service.metric("modelo_penguin_model_rejections_total") == 2)
 
     registry.activate(newer)
     service.wait(lambda: not any(a["rejected"] for a in answers()))
@@ -319,6 +324,7 @@ def test_several_workers_swap_each_by_itself_and_count_together(
     killed.kill()
     service.wait(lambda: loads() == 5 and len(workers()) == 2)
     assert other in workers()
+    assert service.metric(predicted) == 40  # also of the one that is gone
     with Load(service.port) as load:
         service.wait(lambda: all(load.versions))
     assert load.failures == []

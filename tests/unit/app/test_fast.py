@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -272,7 +273,7 @@ def test_without_a_model_or_with_one_that_is_not_compiled_the_ordinary_route_ans
     both: Both, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = both.plain.state.model_server.served
-    slow = type(served)(served.manifest, served.model, "not compiled")
+    slow = replace(served, fallback="not compiled")
     monkeypatch.setattr(both.plain.state.model_server, "served", slow)
     assert not both.is_short(text())
     assert not both.is_short(b'{"records": [%s]}' % text(), path="/predict/batch")

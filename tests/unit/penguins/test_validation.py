@@ -554,6 +554,13 @@ def test_a_category_that_does_not_occur_counts_zero(penguins_tables: Tables) -> 
     assert list(counts) == ["Biscoe", "Dream", "Torgersen"]
 
 
+@pytest.mark.parametrize("ones", [5, 100])
+def test_each_of_a_few_values_has_a_bin(penguins_tables: Tables, ones: int) -> None:
+    train = frame_of(penguins_tables[0])
+    spread = histograms(table_of(train.assign(body_mass_g=[0.1] * (len(train) - ones) + [1.0] * ones)))["body_mass_g"]
+    assert spread == {"edges": [0.1, 1.0, 1.0], "counts": [len(train) - ones, ones], "missing": 0}
+
+
 def test_a_constant_feature_is_one_bin(penguins_tables: Tables) -> None:
     train = frame_of(penguins_tables[0])
     spread = histograms(table_of(train.assign(body_mass_g=4000.0)))["body_mass_g"]
