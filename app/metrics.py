@@ -227,5 +227,5 @@ class CountRequests:
         finally:
             if status:
                 # A body that is too large is refused before the router has found the route: that has the path alone.
-                path: str = getattr(scope.get("route"), "path", scope["path"])
+                path = scope["route"].path if "route" in scope else scope["path"]
                 self.metrics.answered(self.labels.get(path) or OTHER, status, time.perf_counter_ns() - started)
