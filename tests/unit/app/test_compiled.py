@@ -34,7 +34,7 @@ import app.compiler
 from app.compiled import SHARED_FOLDER, Compiled, CompiledModel, CompileError, CompilerLostError, load
 from app.compiler import compile_model
 from penguins import inference, training
-from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, library_versions, to_frame
+from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, to_frame
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import build_pipeline, feature_frame, fit
 from penguins.validation import golden_records
@@ -193,12 +193,14 @@ ESTIMATORS: dict[str, tuple[ClassifierMixin, bool]] = {
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # SVC's probability will go; forks still have it
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_every_estimator_is_compiled_and_proven_or_serves_itself(penguins_tables: Tables, name: str) -> None:
+def test_every_estimator_is_compiled_and_proven_or_serves_itself(
+    penguins_tables: Tables, trained: tuple[bytes, dict[str, Any]], name: str
+) -> None:
     estimator, compiles = ESTIMATORS[name]
     train, test = penguins_tables
     model = fitted(train, estimator)
     manifest = {
-        "libraries": library_versions(),
+        **trained[1],
         "classes": list(model.classes),
         "golden": golden_rows(model, golden_records(test)),
     }
