@@ -209,7 +209,7 @@ def test_diff_prints_what_differs_and_nothing_else(
             **facts,
             "params": {"n_estimators": 20, "csv_path": "a.csv", "new": None},
             "metrics": {**facts["metrics"], "accuracy": facts["metrics"]["accuracy"] - 0.25, "gate": {"passed": False}},
-            "data": {"sha256": "0" * 64, "rows": 345},
+            "data": {**facts["data"], "sha256": "0" * 64, "rows": 345},
             "libraries": {**facts["libraries"], "numpy": "1.2.3"},
             "columns": columns,
         },
