@@ -857,6 +857,17 @@ def test_verify_names_a_damaged_version_and_fails(registry: Registry, publish: P
     assert lines[1].startswith(f"  {damaged}  BAD: version {damaged}: its pickle's sha256 is")
 
 
+def test_verify_names_a_version_whose_report_was_changed(
+    registry: Registry, trained: Trained, command: Command
+) -> None:
+    version = publish_with_report(registry, trained)["version"]
+    assert command("verify")[0] == 0
+    (registry.root / version / "report.html").write_text("<p>forged</p>")
+    code, lines, _ = command("verify")
+    assert code == 1
+    assert lines[0].startswith(f"* {version}  BAD: version {version}: its report's sha256 is")
+
+
 def test_verify_prints_a_manifest_that_was_changed_as_bad(
     registry: Registry, publish: Publish, command: Command
 ) -> None:
