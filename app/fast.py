@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.schemas import Batch, Record
 from app.serving import ModelServer, Served
 
+_record_of = Record.__pydantic_validator__.validate_json  # `model_validate_json` without its own handling of options
+
 
 class FastPredict:
     """ASGI middleware around the application whose ordinary routes it cuts short, where a compiled model serves."""
@@ -41,7 +43,7 @@ class FastPredict:
             if message["type"] != "http.request" or message.get("more_body") or len(body) > self.max_bytes:
                 raise ValueError("not the whole body, or too much of it")
             if scope["path"] == "/predict":
-                answer = to_json(served.answer(Record.model_validate_json(body)))
+                answer = to_json(served.answer(_record_of(body)))
             else:
                 answer = await anyio.to_thread.run_sync(_answer_to_batch, body, served)
         except ValueError:  # which ValidationError is

@@ -174,6 +174,16 @@ def test_counts_are_exact_under_concurrency_on_every_route(serving: TestClient, 
     assert scrape["drift_rows"] == answered.total() == 320 + 32 * len(records)
 
 
+def test_what_is_noted_is_counted_before_it_grows(serving: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.metrics, "AT_ONCE", 4)
+    metrics = serving.app.state.model_server.metrics  # type: ignore[attr-defined]
+    for headers in (JSON, ORDINARY, JSON, ORDINARY, JSON):
+        serving.post("/predict", json=EXAMPLE, headers=headers)
+    assert (len(metrics._answered), len(metrics._predicted)) == (1, 1)
+    assert metrics._counts.predictions.total() == 4
+    assert Scrape(serving)["drift_rows"] == 5
+
+
 def test_a_pipeline_that_predicts_itself_counts_as_well(
     publish: Publish, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
