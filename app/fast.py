@@ -46,7 +46,7 @@ class FastPredict:
                 answer = to_json(served.answer(_record_of(body)))
             else:
                 answer = await anyio.to_thread.run_sync(_answer_to_batch, body, served)
-        except ValueError:  # which ValidationError is
+        except Exception:  # a ValidationError, or what nobody expected: the ordinary route finds it again
             await self.app(scope, _replay(bytes(body), message, receive), send)
             return
         headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]

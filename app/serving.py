@@ -67,6 +67,7 @@ class ModelServer:
         self.served: Served | None = None
         self._previous: Served | None = None
         self.refused: Refused | None = None
+        self._said: set[Refused] = set()
         self.metrics = Metrics(self)
         self._not_ready = "the service is starting"
         self._poll_seconds = poll_seconds
@@ -127,6 +128,7 @@ class ModelServer:
             self._refuse(version, repr(error))
         else:
             self._previous, self.served, self.refused = self.served, served, None
+            self._said.clear()
             self.metrics.loaded()
             log.info("version %s serves, accuracy %.4f", version, manifest["metrics"]["accuracy"])
             if served.fallback:
@@ -149,10 +151,11 @@ class ModelServer:
         self.refused = refused
 
     def _refuse(self, version: str, reason: str) -> None:
-        if self.refused != (refused := Refused(version, reason)):
+        self.refused = Refused(version, reason)
+        if self.refused not in self._said:  # once, however often it is tried again
+            self._said.add(self.refused)
             log.error("version %s refused: %s", version, reason)
             self.metrics.rejected()
-        self.refused = refused
         self._not_ready = f"no model can be served: {reason}"
         self._retry_at = time.monotonic() + self._retry_seconds
 

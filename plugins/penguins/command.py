@@ -172,7 +172,9 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _column(column: Mapping[str, Any]) -> list[str]:
-    accepted = column.get("values") or [f"{column['minimum']:.15g} to {column['maximum']:.15g} {column['unit']}"]
+    accepted = column.get("values") or [
+        f"{column['minimum']:.15g} to {column['maximum']:.15g} {column['unit']}".rstrip()
+    ]
     return [column["name"], column["kind"], ", ".join(accepted), "no" if column["required"] else "yes"]
 
 

@@ -103,16 +103,17 @@ def calibration(pipeline: Pipeline, sample: pa.Table, predicted: np.ndarray) -> 
 def points(sample: pa.Table, predicted: np.ndarray, importance: dict[str, dict[str, float]]) -> dict[str, Any] | None:
     """Return up to 500 rows by the two measurements that matter most: x, y, true and predicted place; None without two.
 
-    A row that lacks one of the two is left out.
+    A row that lacks one of the two is left out. `sampled` says whether others are.
     """
     strongest = sorted(NUMBERS, key=lambda c: -importance[c.name]["mean"])[:2]
     if len(strongest) < 2:
         return None
     x, y = (sample[c.name].to_numpy() for c in strongest)
-    there = np.flatnonzero(~np.isnan(x) & ~np.isnan(y))[:POINTS]
+    there = np.flatnonzero(~np.isnan(x) & ~np.isnan(y))
     truth = label_codes(sample)
     return {
         "x": strongest[0].name,
         "y": strongest[1].name,
-        "rows": [[float(x[i]), float(y[i]), int(truth[i]), int(predicted[i])] for i in there],
+        "sampled": len(there) > POINTS,
+        "rows": [[float(x[i]), float(y[i]), int(truth[i]), int(predicted[i])] for i in there[:POINTS]],
     }

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from penguins.inference import ModelError, check_columns
 from penguins.registry import Registry, RegistryError
 from penguins.schema import COLUMNS, TARGET, Number
 
@@ -63,6 +64,7 @@ def render(
         columns=[{"column": c, "number": isinstance(c, Number)} for c in COLUMNS],
         right=right,
         held_out=held_out,
+        inspected=sum(tenth["rows"] for tenth in manifest["calibration"]),
         interval=wilson(right, held_out),
         matrix=metrics["confusion_matrix"] if len(classes) <= CLASSES_IN_MATRIX else None,
         mistakes=mistakes(metrics["confusion_matrix"], classes),
@@ -86,12 +88,14 @@ def summary(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def accuracies(registry: Registry) -> list[dict[str, Any]]:
-    """Return the version, accuracy and held-out rows of each version that can be trusted, newest first."""
+    """Return version, accuracy and held-out rows of each version of this table that can be trusted, newest first."""
     trusted = []
     for version in registry.versions():
         try:
-            trusted.append(summary(registry.manifest(version)))
-        except (RegistryError, KeyError):  # spoilt, or none of ours: the history does without
+            manifest = registry.manifest(version)
+            check_columns(manifest)
+            trusted.append(summary(manifest))
+        except (RegistryError, ModelError, KeyError):  # spoilt, or of another table: the history does without
             continue
     return trusted
 
@@ -107,7 +111,13 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    """Return it with one decimal, or with as many as tell it from 0 and 100 %; six at most."""
+    said = f"{100 * share:.1f}"
+    for decimals in range(2, 7):
+        if not (0 < abs(share) < 1 and float(said) in (0, 100)):
+            break
+        said = f"{100 * share:.{decimals}f}"
+    return f"{said}\N{NO-BREAK SPACE}%"
 
 
 def mistakes(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -135,7 +145,7 @@ def ticks(low: float, high: float) -> list[float]:
     step = 10 ** math.floor(math.log10((high - low) / 5))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
     first = math.ceil(low / step - 1e-9)
-    return [round(number * step, 10) for number in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{number * step:.10g}") for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 class Axis:
@@ -149,7 +159,7 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def marks(self) -> list[dict[str, Any]]:
-        return [{"at": self(value), "label": f"{value:g}"} for value in ticks(self.low, self.high)]
+        return [{"at": self(value), "label": f"{value:.10g}"} for value in ticks(self.low, self.high)]
 
 
 def mark(place: int) -> dict[str, int]:
@@ -180,6 +190,7 @@ def scatter_plot(points: Mapping[str, Any], values: Sequence[str]) -> dict[str, 
         "y": axis_title(points["y"]),
         "x_marks": x.marks(),
         "y_marks": y.marks(),
+        "sampled": points["sampled"],
         "points": sorted(marks, key=lambda m: m["wrong"]),  # the mistakes on top
         "wrong": sum(m["wrong"] for m in marks),
     }

@@ -21,6 +21,16 @@ NULL = "NULL"
 TAKEN_IN_TABLE, TAKEN_IN_ANSWERS = "row_id", ("probabilities", "model_version")
 
 
+def _check_identifier(what: str, name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name):
+        raise ValueError(f"{what} {name!r}: accepted is a letter, then up to 62 letters, digits or underscores")
+
+
+def _check_tuple(what: str, values: object) -> None:
+    if not isinstance(values, tuple):  # ("unknown") is a string, in whose letters a value would be looked for
+        raise ValueError(f"{what} {values!r}; accepted is a tuple: is a comma missing, as in ('S',)?")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """What every column has.
@@ -40,10 +50,7 @@ class Column:
     required: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", self.name):
-            raise ValueError(
-                f"column name {self.name!r}: accepted is a letter, then up to 62 letters, digits or underscores"
-            )
+        _check_identifier("column name", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +88,9 @@ class Category(Column):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_tuple(f"column {self.name}: its values are", self.values)
         twice = [value for value, count in Counter(self.values).items() if count > 1]
-        missing = [value for value in self.values if value in (*MISSING, NULL)]
+        missing = [value for value in self.values if value in (*MISSING, NULL) or not isinstance(value, str)]
         if not self.values or twice or missing:
             raise ValueError(
                 f"column {self.name}: its values are {self.values}; accepted are one or more different strings, "
@@ -178,7 +186,9 @@ def _target() -> Category:
     wrong = {name for name, count in Counter([*names, TAKEN_IN_TABLE]).items() if count > 1}
     if wrong:
         raise ValueError(f"column names given twice, or taken ({TAKEN_IN_TABLE}): {', '.join(sorted(wrong))}")
-    if unsafe := [token for token in MISSING if re.search(r"""['"%\\\r\n]""", token)]:
+    _check_identifier("TABLE", TABLE)
+    _check_tuple("MISSING is", MISSING)
+    if unsafe := [t for t in MISSING if not isinstance(t, str) or re.search(r"""['"%\\\r\n]""", t)]:
         raise ValueError(f"MISSING holds {unsafe}; accepted are strings without quotes, %, backslashes and line ends")
     target = next((c for c in COLUMNS if c.name == TARGET_NAME), None)
     if not isinstance(target, Category) or not target.required or TARGET_NAME in TAKEN_IN_ANSWERS:

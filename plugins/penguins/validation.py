@@ -245,7 +245,9 @@ def histograms(train: pa.Table) -> dict[str, Any]:
     spread: dict[str, Any] = {}
     for column in NUMBERS:
         values = train[column.name].drop_null().to_numpy()
-        edges = np.unique(np.quantile(values, np.linspace(0, 1, HISTOGRAM_BINS + 1))) if len(values) else np.zeros(1)
+        # Rounded before rows are counted, not after: a value that is an edge belongs above it, then and later.
+        quantiles = np.quantile(values, np.linspace(0, 1, HISTOGRAM_BINS + 1)) if len(values) else np.zeros(1)
+        edges = np.unique(quantiles.astype(np.float32))
         # Few values make few quantiles, or a single one: then each value has a bin, so that a change of shares shows.
         if len(edges) <= HISTOGRAM_BINS and 1 < len(few := np.unique(values)) <= HISTOGRAM_BINS:
             edges = np.append(few, few[-1])  # np.histogram's last bin holds both its edges

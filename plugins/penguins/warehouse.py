@@ -315,7 +315,7 @@ class SQLiteWarehouse(Warehouse):
     @staticmethod
     def quote(identifier: str) -> str:
         if not re.fullmatch(r"[A-Za-z][0-9A-Za-z_]*", identifier):
-            raise WarehouseError(f"{identifier!r}: accepted as a name are letters, digits and '_'")
+            raise WarehouseError(f"{identifier!r}: accepted as a name is a letter, then letters, digits and '_'")
         return f'"{identifier}"'
 
 

@@ -100,6 +100,14 @@ def test_a_number_of_two_values_drifts_with_their_shares(penguins_tables: Any) -
     assert drift.indices(drift.counts())[NUMBER.name] > 0.25
 
 
+def test_training_rows_between_whose_quantiles_lies_a_rounding_do_not_drift(penguins_tables: Any) -> None:
+    values = np.random.default_rng(111).integers(0, 15, 111)  # numpy's quantiles of these hold 3.0000000000000004
+    train = frame_of(penguins_tables[0]).head(len(values)).assign(**{NUMBER.name: values.astype(float)})
+    drift = Drift(histograms(table_of(train)))
+    bins(drift, NUMBER.name, *values.tolist())
+    assert drift.indices(drift.counts())[NUMBER.name] == pytest.approx(0, abs=1e-9)
+
+
 def test_each_feature_has_an_index() -> None:
     drift = Drift(spread())
     ask(drift, EXAMPLE)

@@ -135,6 +135,19 @@ def test_an_error_that_nobody_expected_counts_as_500(client: TestClient) -> None
     assert Scrape(client).requests == {("/predict", "500"): 1}
 
 
+@pytest.mark.parametrize("headers", [JSON, ORDINARY], ids=["shortcut", "ordinary"])
+def test_a_model_that_fails_counts_as_500(
+    serving: TestClient, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("no such graph")  # as ONNX Runtime's own errors, no ValueError
+
+    monkeypatch.setattr(serving.app.state.model_server.served.model, "run", fails)  # type: ignore[attr-defined]
+    client = TestClient(serving.app, raise_server_exceptions=False)
+    assert client.post("/predict", json=EXAMPLE, headers=headers).status_code == 500
+    assert Scrape(serving).requests == {("/predict", "500"): 1}
+
+
 def test_latencies_are_a_histogram_of_all_requests(serving: TestClient) -> None:
     for _ in range(7):
         serving.post("/predict", json=EXAMPLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,28 @@ def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
     registry.activate(good)
     server.refresh()
     assert server.refused is None
+
+
+def test_where_nothing_is_good_each_version_is_refused_once_however_often_it_is_tried(
+    server: ModelServer, registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions = {publish()["version"] for _ in range(3)}
+    for version in versions:
+        spoil(registry, version)
+    for _ in range(4):
+        server.refresh()
+        time.sleep(0.005)  # longer than what it waits before it tries again
+    assert server.served is None
+    assert server.refused is not None
+    assert server.refused.version == registry.current()
+    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 3
+    assert server.metrics.registry.get_sample_value("modelo_penguin_model_rejections_total") == 3
+    good = publish()["version"]
+    server.refresh()
+    assert server.require().version == good
+    (registry.root / "current").write_text(next(iter(versions)))  # asked for anew, it is refused anew
+    server.refresh()
+    assert server.metrics.registry.get_sample_value("modelo_penguin_model_rejections_total") == 4
 
 
 def test_a_model_that_cannot_be_compiled_serves_itself_and_says_so(

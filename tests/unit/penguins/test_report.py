@@ -22,11 +22,12 @@ from penguins.report import (
     bars,
     history_plot,
     mistakes,
+    percent,
     render,
     ticks,
     wilson,
 )
-from penguins.schema import COLUMNS, FEATURES, NUMBERS, TARGET, Category, Number
+from penguins.schema import COLUMNS, NUMBERS, TARGET, Category, Number
 
 Trained = tuple[bytes, dict[str, Any]]
 Publish = Callable[[], dict[str, Any]]
@@ -85,7 +86,12 @@ def manifest(trained: Trained) -> dict[str, Any]:
     }
 
 
-POINTS = {"x": "culmen_length_mm", "y": "body_mass_g", "rows": [[40, 4000, 0, 0], [50, 5000, 1, 0], [45, 4400, 2, 2]]}
+POINTS = {
+    "x": "culmen_length_mm",
+    "y": "body_mass_g",
+    "sampled": False,
+    "rows": [[40, 4000, 0, 0], [50, 5000, 1, 0], [45, 4400, 2, 2]],
+}
 EARLIER = [{"version": "20260101T000000Z-aaaaaaaa", "accuracy": 0.9, "rows": 50}]
 
 
@@ -131,6 +137,23 @@ def test_an_axis_maps_its_ends_and_a_single_value_to_the_middle() -> None:
     assert Axis(7, 7, 0, 100)(7) == 50
 
 
+def test_the_marks_of_an_axis_differ_also_where_the_numbers_hardly_do() -> None:
+    assert [m["label"] for m in Axis(1_700_000_000, 1_700_000_004, 0, 100).marks()][1] == "1700000001"
+    tiny = Axis(1e-12, 6e-12, 0, 100).marks()
+    assert [(m["label"], m["at"]) for m in tiny][:2] == [("1e-12", 0), ("2e-12", 20)]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        *((1, "100.0"), (0, "0.0"), (0.5, "50.0"), (0.9989, "99.9"), (0.9999, "99.99"), (0.99995, "99.995")),
+        *((4e-6, "0.0004"), (-4e-6, "-0.0004"), (1 - 1e-12, "100.000000")),
+    ],
+)
+def test_a_percentage_is_not_all_or_nothing_where_it_is_not(share: float, said: str) -> None:
+    assert percent(share) == f"{said}\N{NO-BREAK SPACE}%"
+
+
 def test_mistakes_are_the_commonest_first_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = [[9, 1, 3], [0, 9, 0], [2, 0, 9]]
     first = {"truth": "a", "predicted": "c", "rows": 3}
@@ -154,12 +177,16 @@ def test_an_axis_says_the_unit_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert axis_title("length") == f"length ({column.unit})"
 
 
-def test_the_history_is_of_the_versions_that_can_be_trusted(registry: Registry, publish: Publish) -> None:
+def test_the_history_is_of_the_versions_that_can_be_trusted(
+    registry: Registry, publish: Publish, trained: Trained
+) -> None:
     first, second, third = publish(), publish(), publish()
     (registry.root / second["version"] / "manifest.json").write_text("{}")
-    assert accuracies(registry) == [
-        {"version": m["version"], "accuracy": m["metrics"]["accuracy"], "rows": 69} for m in (third, first)
-    ]
+    expected = [{"version": m["version"], "accuracy": m["metrics"]["accuracy"], "rows": 69} for m in (third, first)]
+    assert accuracies(registry) == expected
+    pickled, facts = trained
+    registry.publish(pickled, {**facts, "columns": facts["columns"][1:]})  # of the table that a fork had before
+    assert accuracies(registry) == expected
 
 
 # the page
@@ -183,12 +210,13 @@ def test_the_page_says_what_the_manifest_says(manifest: dict[str, Any]) -> None:
         "csv_path penguins_size.csv",
         f"scikit-learn {manifest['libraries']['scikit-learn']}",
         "20260101T000000Z-aaaaaaaa 90.0 % 50",
-        "3 of the 69 held-out rows (a random sample of those that have both); 1 of them mistaken",
+        "3 of the 69 held-out rows (those that have both); 1 of them mistaken",
     ):
         assert said in text, said
     for name, missing in manifest["data"]["missing"].items():
         column = next(c for c in COLUMNS if c.name == name)
-        assert f"{name} {missing} {column.rule} {column.description}" in text
+        target = " This is the target." if column is TARGET else ""
+        assert f"{name} {column.description}{target} {missing} {column.rule}" in text
     assert "Chinstrap 2 12 0" in text
 
 
@@ -300,15 +328,18 @@ def test_any_number_of_classes_and_columns_stays_readable_and_small(
         "data": {"sha256": "0" * 64, "rows": 12_000_000, "missing": {c.name: 0 for c in (target, *features)}},
         "metrics": {**manifest["metrics"], "confusion_matrix": matrix, "per_class": dict.fromkeys(names, scores)},
         "importance": {c.name: {"mean": 0.1, "sd": 0.01} for c in features},
-        "calibration": [{"probability": n / 10 + 0.05, "rows": 10_000, "right": 1000 * n} for n in range(10)],
+        "calibration": [{"probability": n / 10 + 0.05, "rows": 10, "right": n} for n in range(10)],
     }
     rows = [[n / 100, -n, n % classes, 0] for n in range(500)]
-    text = render(changed, points={"x": "measure_0", "y": "measure_1", "rows": rows}, earlier=EARLIER * 10)
+    points = {"x": "measure_0", "y": "measure_1", "sampled": True, "rows": rows}
+    text = render(changed, points=points, earlier=EARLIER * 10)
     assert len(text) < 500_000
     page = Page(text.decode())
     assert_accessible(page)
     assert ("too many for a matrix" in page.text) == (classes > 20)
     assert "The 40 strongest of 100 columns" in page.text
+    assert "change places among 100 of the held-out rows, a random sample" in page.text
+    assert "(a random sample of those that have both)" in page.text
     marks = {
         (a.get("href"), (a.get("class") or "").removeprefix("mark ")) for a in page.all("use") if a.get("x") is None
     }
@@ -321,4 +352,3 @@ def test_every_class_of_the_template_has_its_colour_and_its_shape() -> None:
         assert f".c{colour} {{ fill:" in template
     for shape in range(module.SHAPES):
         assert f'id="s{shape}"' in template
-    assert len(FEATURES) > 0

@@ -139,11 +139,13 @@ def test_a_number_that_contradicts_itself_is_refused(changed: dict[str, Any], sa
         (("S", "M", "S"), "S", "Wrong here: ['S']"),
         (("S", "NA", ""), "S", "Wrong here: ['NA', '']"),
         (("S", "NULL"), "S", "Wrong here: ['NULL']"),
+        (("S", 1), "S", "Wrong here: [1]"),
+        ("S", "S", "its values are 'S'; accepted is a tuple: is a comma missing, as in ('S',)?"),
         (("S", "M"), "L", "the example is 'L'; accepted is one of S, M"),
     ],
     ids=str,
 )
-def test_a_category_that_contradicts_itself_is_refused(values: tuple[str, ...], example: str, said: str) -> None:
+def test_a_category_that_contradicts_itself_is_refused(values: Any, example: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         Category(name="size", description="", values=values, example=example)
     assert "column size" in str(caught.value)
@@ -165,6 +167,10 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"COLUMNS": (dataclasses.replace(LENGTH, name="Row_ID"), SIZE)},
         "given twice, or taken (row_id): row_id",
     ),
+    "a comma too few": ({"MISSING": ("unknown")}, "MISSING is 'unknown'; accepted is a tuple"),
+    "a number for missing": ({"MISSING": (-1,)}, "MISSING holds [-1]; accepted are strings"),
+    "a table's name": ({"TABLE": "2024_sizes"}, "TABLE '2024_sizes': accepted is a letter, then up to 62"),
+    "a table's long name": ({"TABLE": "t" * 64}, "up to 62 letters"),
     "a quote for missing": ({"MISSING": ("n'a",)}, """MISSING holds ["n'a"]; accepted are strings without quotes"""),
 }
 
