@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.compiled import SHARED_FOLDER
-from app.drift import Drift
+from penguins.drift import Drift
 from penguins.inference import Record
 from penguins.schema import TARGET
 

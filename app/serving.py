@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.compiled import load
-from app.drift import Drift
+from penguins.drift import Drift
 from app.errors import ModelNotReadyError
 from app.metrics import Metrics
 from penguins.inference import ModelError, Predictor

@@ -70,8 +70,9 @@ def _verify(registry: Registry) -> int:
     for version in versions:
         try:
             manifest, _ = registry.read(version)
-            if "report_sha256" in manifest:
-                registry.report(version)
+            for name, read in (("report_sha256", registry.report), ("predictions_sha256", registry.predictions)):
+                if name in manifest:
+                    read(version)
             said = f"accuracy {manifest['metrics']['accuracy']:.4f}  {manifest['dag_run_id']}"
         except RegistryError as error:
             bad += 1

@@ -2,7 +2,7 @@
 
 Layout of `MODELS_DIR`::
 
-    <version>/model.pkl  manifest.json  report.html   immutable once visible
+    <version>/model.pkl  manifest.json  report.html  predictions.parquet   immutable once visible
     current                                           one line: the version that serves
     runs/<run_id>/                                    a run's work
 
@@ -117,43 +117,46 @@ class Registry:
     def read(self, version: str) -> tuple[dict[str, Any], bytes]:
         """Return the manifest and the pickle's bytes, both verified; RegistryError otherwise."""
         manifest = self.manifest(version)
-        try:
-            pickled = (self.root / version / "model.pkl").read_bytes()
-        except OSError as error:
-            raise RegistryError(f"version {version}: its pickle cannot be read: {error}") from error
-        if (sha256 := hashlib.sha256(pickled).hexdigest()) != manifest["sha256"]:
-            raise RegistryError(
-                f"version {version}: its pickle's sha256 is {sha256}, the manifest says {manifest['sha256']}. "
-                "Train again, or activate another version."
-            )
-        return manifest, pickled
+        return manifest, self._verified(manifest, "model.pkl", "pickle", "sha256")
 
     def report(self, version: str) -> bytes:
         """Return a version's report as it was published, or raise RegistryError."""
+        return self._verified(self._published(version), "report.html", "report", "report_sha256")
+
+    def predictions(self, version: str) -> bytes:
+        """Return what a version keeps for the next gate (`gate.Predictions`), or raise RegistryError."""
+        return self._verified(self._published(version), "predictions.parquet", "predictions", "predictions_sha256")
+
+    def _published(self, version: str) -> dict[str, Any]:
         if _checked(version) not in self.versions():
             raise RegistryError(f"there is no version {version}.")
-        manifest = self.manifest(version)
-        if "report_sha256" not in manifest:
+        return self.manifest(version)
+
+    def _verified(self, manifest: Mapping[str, Any], name: str, what: str, sum_name: str) -> bytes:
+        """Return one of a version's files, held against the checksum in its verified manifest."""
+        version = manifest["version"]
+        if sum_name not in manifest:
             raise RegistryError(
-                f"version {version} has no report: it was published without one. Trigger the DAG modelo_penguin: "
+                f"version {version} has no {what}: it was published without. Trigger the DAG modelo_penguin: "
                 "every new version has its own."
             )
         try:
-            report = (self.root / version / "report.html").read_bytes()
+            content = (self.root / version / name).read_bytes()
         except OSError as error:
-            raise RegistryError(f"version {version}: its report cannot be read: {error}") from error
-        if (sha256 := hashlib.sha256(report).hexdigest()) != manifest["report_sha256"]:
+            raise RegistryError(f"version {version}: its {what} cannot be read: {error}") from error
+        if (sha256 := hashlib.sha256(content).hexdigest()) != manifest[sum_name]:
             raise RegistryError(
-                f"version {version}: its report's sha256 is {sha256}, the manifest says {manifest['report_sha256']}. "
-                "It was changed after publishing. Trigger the DAG modelo_penguin: every new version has its own."
+                f"version {version}: its {what}'s sha256 is {sha256}, the manifest says {manifest[sum_name]}. "
+                "It was changed after publishing. Train again, or activate another version."
             )
-        return report
+        return content
 
     def publish(
         self,
         pickled: bytes,
         facts: Mapping[str, Any],
         make_report: Callable[[Mapping[str, Any]], bytes] | None = None,
+        predictions: bytes | None = None,
     ) -> dict[str, Any]:
         """Write a version and make it the one that serves.
 
@@ -167,6 +170,8 @@ class Registry:
             JSON values for the manifest, besides version, created_at, sha256 and size_bytes, which are added.
         make_report : callable, optional
             Returns the version's report.html from its manifest, which then holds `report_sha256` as well.
+        predictions : bytes, optional
+            For the next gate, as `gate.Predictions.to_bytes` gives them; the manifest holds `predictions_sha256`.
 
         Returns
         -------
@@ -191,6 +196,9 @@ class Registry:
             }
             staging = self._beside()
             staging.mkdir()
+            if predictions is not None:
+                manifest["predictions_sha256"] = hashlib.sha256(predictions).hexdigest()
+                _write(staging / "predictions.parquet", predictions)
             if make_report:
                 report = make_report(manifest)
                 manifest["report_sha256"] = hashlib.sha256(report).hexdigest()

@@ -46,6 +46,8 @@ class Source:
         ``"\\n"`` or ``"\\r\\n"``, the same on every line.
     class_counts : dict of str to int
         Rows of each class that have at least one measurement.
+    constant : dict of str to (str or None)
+        The columns with one value alone, and that value; None where every row lacks it.
     """
 
     path: str
@@ -53,6 +55,7 @@ class Source:
     sha256: str
     line_ending: str
     class_counts: dict[str, int]
+    constant: dict[str, str | None]
 
 
 def sha256_of(path: Path) -> str:
@@ -138,6 +141,7 @@ def check_source(path: Path, test_size: float) -> Source:
         sha256=sha256,
         line_ending=line_ending,
         class_counts={name: class_counts[name] for name in TARGET.values if class_counts[name]},
+        constant=_constant(known),
     )
 
 
@@ -199,6 +203,17 @@ def _all_fit(rows: list[list[str]], known: list[set[str]]) -> bool:
         if len(fitting) < VALUES_REMEMBERED:
             fitting.update(new)
     return True
+
+
+def _constant(known: list[set[str]]) -> dict[str, str | None]:
+    """Return the columns that have a single value or none, from the values that each column was seen to have."""
+    constant: dict[str, str | None] = {}
+    for column, values in zip(COLUMNS, known, strict=True):
+        there = values.difference(MISSING)
+        differing = {float(value) for value in there} if isinstance(column, Number) else there
+        if len(differing) <= 1:
+            constant[column.name] = min(there, default=None)
+    return constant
 
 
 def _has_measurement(values: list[str]) -> bool:

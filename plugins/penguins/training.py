@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
 import sys
@@ -29,6 +30,13 @@ from penguins.progress import Progress
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 
 
+# Of cross-validation: it puts at least one row of each class into each fold.
+FOLDS = 10
+ROWS_HASHED_AT_ONCE = 500_000
+
+log = logging.getLogger(__name__)
+
+
 def clean(raw: pa.Table) -> pa.Table:
     """Return the rows to train on: without those that lack every measurement, as the API answers none of them."""
     if not NUMBERS:
@@ -38,11 +46,50 @@ def clean(raw: pa.Table) -> pa.Table:
 
 
 def split(table: pa.Table, *, test_size: float, random_state: int) -> tuple[pa.Table, pa.Table]:
-    """Return (train, test), shuffled, and stratified by the target."""
+    """Return (train, test), shuffled, and stratified by the target. Rows with equal features stay on one side."""
+    codes, first = distinct_rows(table)
     train, test = train_test_split(
-        np.arange(table.num_rows), test_size=test_size, random_state=random_state, stratify=label_codes(table)
+        np.arange(len(first)), test_size=test_size, random_state=random_state, stratify=label_codes(table)[first]
     )
-    return table.take(train), table.take(test)
+    copies = np.setdiff1d(np.arange(table.num_rows), first, assume_unique=True)
+    held_out = np.isin(codes[copies], test)
+    return (
+        table.take(np.concatenate([first[train], copies[~held_out]])),
+        table.take(np.concatenate([first[test], copies[held_out]])),
+    )
+
+
+def row_keys(table: pa.Table) -> np.ndarray:
+    """Return a 64-bit hash of each row's features, shape (n_rows,): equal rows have equal keys, in every file."""
+    pieces = [
+        pd.util.hash_pandas_object(feature_frame(table.slice(start, ROWS_HASHED_AT_ONCE)), index=False)
+        for start in range(0, table.num_rows, ROWS_HASHED_AT_ONCE)
+    ]
+    return np.concatenate([np.empty(0, np.uint64), *pieces])
+
+
+def distinct_rows(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's group, and the first row of each group: rows with equal features are one.
+
+    Where a class would have fewer groups than cross-validation has folds, such rows are no copies but the nature of the
+    table, as where it has a few categories alone. Then each row is a group of its own.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_rows,)
+    numpy.ndarray, shape (n_groups,)
+    """
+    every_row = np.arange(table.num_rows)
+    groups, keys = pd.factorize(row_keys(table))
+    if len(keys) == len(groups):
+        return every_row, every_row
+    first = np.flatnonzero(~pd.Series(groups).duplicated())
+    labels = label_codes(table)
+    present = np.unique(labels)
+    if np.bincount(labels[first], minlength=len(TARGET.values))[present].min() < FOLDS:
+        log.info("rows with the same features count one by one: by class there are too few that differ")
+        return every_row, every_row
+    return groups, first
 
 
 def label_codes(table: pa.Table) -> np.ndarray:

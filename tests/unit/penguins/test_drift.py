@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.drift import Drift, stability_index
+from penguins.drift import Drift, stability_index
 from penguins.inference import Record
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS
 from penguins.validation import histograms
