@@ -30,7 +30,7 @@ test: .venv/installed ## every test that needs no Docker
 e2e: .venv/installed ## the stack in Docker and its walkthrough in a browser
 	@$(BIN)/python -m pytest tests/e2e
 
-bench: .venv/installed ## serving, data and the DAG against other ways; PEERS=1 adds model servers, SIZES=1 ten million rows
+bench: .venv/installed ## serving, data and the DAG against other ways; PEERS=1 adds model servers, SIZES=1 ten million rows, GATE=1 every trial of the gate
 	@PYTHONPATH=plugins $(BIN)/python -m benchmarks
 
 lint: .venv/installed ## ruff and the type check

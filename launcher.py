@@ -399,11 +399,13 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
 
     info = wait_until(f"the API's load of version {serving}", served, processes, 60)
     answer = api.post("/predict", json=EXAMPLE).raise_for_status().json()
-    held_out = info["rows"]["test"]
+    held_out, surest = info["rows"]["test"], info["metrics"].get("headline")  # older versions have none
     say(f"The API serves version {serving}: accuracy {info['accuracy']:.4f} on {held_out} held-out rows")
-    if "cross_validation" in info["metrics"]:
-        cross = info["metrics"]["cross_validation"]
-        say(f"  {cross['folds']}-fold cross-validation: {cross['mean']:.4f}, sd {cross['sd']:.4f}")
+    if surest:
+        low, high = surest["interval"]
+        say(
+            f"  {surest['method']}: {surest['accuracy']:.4f} of {surest['rows']} rows, interval {low:.4f} to {high:.4f}"
+        )
     label = answer[TARGET.name]
     say(f"A sample: {json.dumps(EXAMPLE)}")
     say(f"  is {label}, with probability {answer['probabilities'][label]:.2f}")

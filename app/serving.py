@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.compiled import load
-from penguins.drift import Drift
 from app.errors import ModelNotReadyError
 from app.metrics import Metrics
+from penguins.drift import Drift
 from penguins.inference import ModelError, Predictor
 from penguins.registry import NoModelError, Registry, RegistryError
 from penguins.schema import TARGET

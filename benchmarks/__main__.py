@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dag, data, serving
+from benchmarks import dag, data, gate, serving
 from benchmarks.servers import ROOT
 from benchmarks.serving import OURS
 
@@ -37,6 +37,7 @@ def main() -> int:
         parts["serving"] = serving, serving.run(_within(folder, "serving"), peers=peers, say=say)
         parts["data"] = data, data.run(_within(folder, "data"), sizes=os.environ.get("SIZES") == "1", say=say)
         parts["dag"] = dag, dag.run(_within(folder, "dag"), say)
+        parts["gate"] = gate, gate.run(_within(folder, "gate"), full=os.environ.get("GATE") == "1", say=say)
     machine = {
         "cores": os.cpu_count(),
         "processor": platform.machine(),

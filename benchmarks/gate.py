@@ -1,7 +1,7 @@
 """How often the gate is wrong: good models that it refuses, and spoilt ones that it passes.
 
-`PYTHONPATH=plugins python -m benchmarks.gate [SEEDS [CHANGED [ROWS]]]`: so many good retrains and so many of each spoilt
-kind, on the schema's own table, or on ROWS generated rows. `GATE=1 make bench` does all three tables of the note below.
+`PYTHONPATH=plugins python -m benchmarks.gate [SEEDS [CHANGED [ROWS]]]`: so many good retrains and so many of each
+spoilt kind, on the schema's own table, or on ROWS generated rows. `GATE=1 make bench` measures three tables in full.
 
 Each trial trains on a changed table, with its own seed of split and forest, and is judged against a version that was
 trained on the table as it is. What would be a data check's to find (a tenth of the rows) is judged by the models alone.
@@ -134,9 +134,7 @@ def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
     unseen, _ = predict_unseen(pipeline, train, test, seed)
     root = folder / f"base-{number % BASES}"
     rival = compare_with_serving(Registry(root / "models", root / "key"), unseen)
-    verdict: Verdict = judge(
-        unseen.accuracy, rival, min_accuracy=MIN_ACCURACY, max_accuracy_drop=MAX_ACCURACY_DROP
-    )
+    verdict: Verdict = judge(unseen.accuracy, rival, min_accuracy=MIN_ACCURACY, max_accuracy_drop=MAX_ACCURACY_DROP)
     # Fitted once more, on the changed rows of a split of the clean table, and scored on the others as they are.
     place = np.arange(clean.num_rows)
     marked = clean.append_column("place", pa.array(place))

@@ -168,7 +168,8 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 
     import pyarrow.parquet as pq
 
-    from penguins.validation import GateError, evaluate
+    from penguins.gate import GateError
+    from penguins.validation import evaluate
 
     registry = _registry()
     folder = registry.run_folder(run_id)

@@ -133,7 +133,8 @@ def _show(registry: Registry, version: str) -> int:
 
 
 def _diff(registry: Registry, a: str, b: str) -> int:
-    (before, after), console = (_facts(registry.manifest(version)) for version in (a, b)), _console()
+    manifests, console = [registry.manifest(version) for version in (a, b)], _console()
+    before, after = map(_facts, manifests)
     rows = [
         [name, _said(before.get(name, ABSENT)), _said(after.get(name, ABSENT)), _change(before, after, name)]
         for name in dict.fromkeys([*before, *after])
@@ -143,7 +144,16 @@ def _diff(registry: Registry, a: str, b: str) -> int:
         _print_table(console, ["", a, b, "change"], rows)
     else:
         console.print(f"Nothing differs between {a} and {b} but the time and the run: the pickles are the same.")
+    if all("predictions_sha256" in manifest for manifest in manifests):
+        console.print(f"\nCompared {_compared(registry, a, b)}.")
     return 0
+
+
+def _compared(registry: Registry, a: str, b: str) -> str:
+    from penguins.gate import Predictions, compare_kept
+
+    old, new = (Predictions.from_bytes(registry.predictions(version)) for version in (a, b))
+    return compare_kept(new, old)[0].sentence(b, a)
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def check_data(source: Source, manifest: Mapping[str, Any], *, min_rows_share: f
             # A version from before these facts were kept says that there were some, and not how many.
             rows = before.get("class_counts", {}).get(name)
             problems.append(
-                f"no row has the {TARGET.name} {name}, {version} was trained on {f'{rows:,} of them' if rows else 'some'}"
+                f"no row has the {TARGET.name} {name}, "
+                f"{version} was trained on {f'{rows:,} of them' if rows else 'some'}"
             )
     for column in FEATURES:
         values_then = _values_counted(manifest["histograms"][column.name]["counts"])
@@ -70,8 +71,8 @@ def check_data(source: Source, manifest: Mapping[str, Any], *, min_rows_share: f
     if problems:
         raise DataChangedError(
             f"{source.path} is not like the file that the serving version was trained on. Nothing was dropped or "
-            f"loaded. Correct the file; or if it is meant, say so in {TARGET.name}'s values or the columns of "
-            "plugins/penguins/schema.py:\n" + "\n".join(problems)
+            f"loaded. Correct the file; if a class or a column is no more, take it out of plugins/penguins/schema.py:\n"
+            + "\n".join(problems)
         )
 
 

@@ -1,8 +1,8 @@
 """The gate before publishing: is the new model good enough, and is it worse than the one that serves?
 
-Two models are compared only on rows that neither was trained on. Each version keeps, for every row of its file, whether
-a model that had not seen the row predicted it right (`Predictions`). Where the next version's file has the same row, the
-two are set side by side; rows that are new to the serving version are predicted by its model itself.
+Two models are compared only on rows that neither was trained on. Each version keeps, for every row of its file,
+whether a model that had not seen the row predicted it right (`Predictions`). Where the next version's file has the same
+row, the two are set side by side; rows that are new to the serving version are predicted by its model itself.
 
 The rule: a model is refused if its accuracy is under `min_accuracy`, or if on the rows compared it is right less often
 than the serving model, by more than `max_accuracy_drop` and by more than chance explains.
@@ -124,16 +124,21 @@ class Comparison:
     only_serving_right: int
 
     @classmethod
-    def of(cls, right: np.ndarray, serving_right: np.ndarray, new_rows: int = 0) -> Comparison:
+    def of(cls, right: np.ndarray, serving_right: np.ndarray) -> Comparison:
         """Count rows from two arrays of bool, shape (n_rows,)."""
         return cls(
             rows=len(right),
-            new_rows=new_rows,
+            new_rows=0,
             right=int(right.sum()),
             serving_right=int(serving_right.sum()),
             only_right=int((right & ~serving_right).sum()),
             only_serving_right=int((serving_right & ~right).sum()),
         )
+
+    def with_new_rows(self, others: Comparison) -> Comparison:
+        """Return both together, with the others as rows that the serving version's file did not have."""
+        counts = {name: count + getattr(others, name) for name, count in asdict(self).items()}
+        return Comparison(**{**counts, "new_rows": self.new_rows + others.rows})
 
     @property
     def difference(self) -> float:
@@ -178,6 +183,13 @@ class Comparison:
             f"{self.only_serving_right:,}; the difference is {100 * self.difference:+.2f} percentage points, with 95 % "
             f"confidence between {100 * low:+.2f} and {100 * high:+.2f}"
         )
+
+
+def compare_kept(new: Predictions, old: Predictions) -> tuple[Comparison, np.ndarray]:
+    """Compare two versions on the rows that both have kept; and say of each row of `new` whether it is one."""
+    place = np.searchsorted(old.keys, new.keys).clip(max=len(old.keys) - 1)
+    known = old.keys[place] == new.keys
+    return Comparison.of(new.right[known], old.right[place[known]]), known
 
 
 @dataclass(frozen=True)

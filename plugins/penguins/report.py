@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from penguins.gate import wilson
 from penguins.inference import ModelError, check_columns
 from penguins.registry import Registry, RegistryError
 from penguins.schema import COLUMNS, TARGET, Number
@@ -20,11 +21,24 @@ HEADERS = {
     "form-action 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
 }
-Z95 = 1.959964  # the normal distribution's 97.5 % quantile
 # A matrix of more classes is unreadable, and larger than all the rest; the commonest mistakes stand in.
 CLASSES_IN_MATRIX = 20
 MISTAKES_LISTED = 30
 FEATURES_LISTED = 40
+HEADLINES = {
+    "cross-validation": "Cross-validated accuracy",
+    "out-of-bag": "Out-of-bag accuracy",
+    "held-out": "Held-out accuracy",
+}
+OUTCOMES = {
+    "first version": "the first version",
+    "no comparison": "compared with nothing",
+    "too few rows": "too few rows to compare",
+    "not worse": "not worse",
+    "worse": "worse",
+}
+# By the population stability index: up to here it is noise, above the second another population.
+DRIFT_BOUNDS = (0.1, 0.25)
 # The plots' viewBox, and the frame in it that the data fill. Small, so that the text stays readable on a telephone.
 WIDTH, HEIGHT = 440, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 428, 12, 276
@@ -66,6 +80,9 @@ def render(
         held_out=held_out,
         inspected=sum(tenth["rows"] for tenth in manifest["calibration"]),
         interval=wilson(right, held_out),
+        headline=HEADLINES[metrics["headline"]["method"]],
+        outcome=OUTCOMES[metrics["gate"]["outcome"]],
+        drift=drift_rows(manifest.get("drift")),
         matrix=metrics["confusion_matrix"] if len(classes) <= CLASSES_IN_MATRIX else None,
         mistakes=mistakes(metrics["confusion_matrix"], classes),
         importance=bars(manifest["importance"]),
@@ -79,16 +96,23 @@ def render(
 
 
 def summary(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the history says of a version."""
-    return {
-        "version": manifest["version"],
-        "accuracy": manifest["metrics"]["accuracy"],
-        "rows": manifest["rows"]["test"],
-    }
+    """Return what the history says of a version: its headline, or before there was one, its held-out accuracy."""
+    held_out = {"accuracy": manifest["metrics"]["accuracy"], "rows": manifest["rows"]["test"], "method": "held-out"}
+    headline = manifest["metrics"].get("headline", held_out)
+    return {"version": manifest["version"], **{name: headline[name] for name in held_out}}
+
+
+def drift_rows(drift: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return each feature's stability index and what it means, the greatest first; nothing without a version before."""
+    noise, other = DRIFT_BOUNDS
+    return [
+        {"name": name, "psi": psi, "means": "no change" if psi <= noise else "some" if psi <= other else "much"}
+        for name, psi in sorted((drift or {"psi": {}})["psi"].items(), key=lambda item: -item[1])[:FEATURES_LISTED]
+    ]
 
 
 def accuracies(registry: Registry) -> list[dict[str, Any]]:
-    """Return version, accuracy and held-out rows of each version of this table that can be trusted, newest first."""
+    """Return version, accuracy, rows and method of each version of this table that can be trusted, newest first."""
     trusted = []
     for version in registry.versions():
         try:
@@ -98,16 +122,6 @@ def accuracies(registry: Registry) -> list[dict[str, Any]]:
         except (RegistryError, ModelError, KeyError):  # spoilt, or of another table: the history does without
             continue
     return trusted
-
-
-def wilson(right: int, rows: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share, by Wilson: within 0 and 1, and not a mere point where all are right."""
-    if rows == 0:
-        return 0.0, 1.0
-    share, z2 = right / rows, Z95**2
-    middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = Z95 / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def percent(share: float) -> str:

@@ -29,7 +29,6 @@ from penguins.cluster import VARIABLE, fit_forest
 from penguins.progress import Progress
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 
-
 # Of cross-validation: it puts at least one row of each class into each fold.
 FOLDS = 10
 ROWS_HASHED_AT_ONCE = 500_000

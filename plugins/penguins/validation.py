@@ -15,7 +15,17 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 
-from penguins.gate import ALL_KEYS, Accuracy, Comparison, Predictions, Rival, judge, serving_manifest, wilson
+from penguins.gate import (
+    ALL_KEYS,
+    Accuracy,
+    Comparison,
+    Predictions,
+    Rival,
+    compare_kept,
+    judge,
+    serving_manifest,
+    wilson,
+)
 from penguins.inference import Model, ModelError, golden_rows, library_versions, load_model, to_frame
 from penguins.inspection import inspect
 from penguins.progress import Progress
@@ -95,23 +105,23 @@ def compare_with_serving(registry: Registry, unseen: Unseen) -> Rival:
         kept = Predictions.from_bytes(registry.predictions(version))
     except RegistryError as error:
         return Rival(version, note=f"the serving version cannot be judged: {error}")
-    place = np.searchsorted(kept.keys, new.keys).clip(max=len(kept.keys) - 1)
-    known = kept.keys[place] == new.keys
-    right, serving_right, note = new.right[known], kept.right[place[known]], ""
+    comparison, known = compare_kept(new, kept)
     # What the serving version has not kept, although it would have, was not in its file: its model never saw it.
-    if len(unknown := np.flatnonzero(~known & (new.keys <= kept.limit))):
-        rows = unseen.rows.take(unknown)
-        try:
-            pipeline = load_model(registry.read(version)[1], manifest).pipeline
-        except (RegistryError, ModelError) as error:
-            note = f"on rows that are new to {version} it cannot be judged: {error}"
-        else:
-            right_on_new = _predicted_codes(pipeline, rows) == label_codes(rows)
-            right = np.concatenate([right, new.right[unknown]])
-            serving_right = np.concatenate([serving_right, right_on_new])
-            note = _other_rows(version, kept.right, right_on_new)
-    new_rows = len(right) - int(known.sum())
-    return Rival(version, note=note, comparison=Comparison.of(right, serving_right, new_rows))
+    unknown = np.flatnonzero(~known & (new.keys <= kept.limit))
+    if len(unknown) == 0:
+        return Rival(version, comparison=comparison)
+    rows = unseen.rows.take(unknown)
+    try:
+        pipeline = load_model(registry.read(version)[1], manifest).pipeline
+    except (RegistryError, ModelError) as error:
+        note = f"on {len(unknown):,} rows that are new to {version} it cannot be judged: {error}"
+        return Rival(version, note=note, comparison=comparison)
+    right = _predicted_codes(pipeline, rows) == label_codes(rows)
+    return Rival(
+        version,
+        note=_other_rows(version, kept.right, right),
+        comparison=comparison.with_new_rows(Comparison.of(new.right[unknown], right)),
+    )
 
 
 def _other_rows(version: str, kept: np.ndarray, new: np.ndarray) -> str:
@@ -120,8 +130,8 @@ def _other_rows(version: str, kept: np.ndarray, new: np.ndarray) -> str:
     if high >= low:
         return ""
     return (
-        f"{version} is right on {new.mean():.1%} of the {len(new):,} rows that are new to it, and was on {kept.mean():.1%} "
-        "of its own: the new rows are not like those. If the world has not changed, the file is wrong"
+        f"{version} is right on {new.mean():.1%} of the {len(new):,} rows that are new to it, and was on "
+        f"{kept.mean():.1%} of its own: the new rows differ from those. If the world has not changed, the file is wrong"
     )
 
 
@@ -282,7 +292,7 @@ def out_of_bag(
         votes[not_shown] += tree.predict_proba(features[not_shown])
         progress.at(done)
     places = np.array([TARGET.values.index(str(name)) for name in pipeline.classes_])
-    return votes.any(axis=1), places[votes.argmax(axis=1)] == label_codes(rows)
+    return np.any(votes, axis=1), np.equal(places[votes.argmax(axis=1)], label_codes(rows))
 
 
 def golden_records(table: pa.Table) -> list[dict[str, Any]]:

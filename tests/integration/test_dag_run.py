@@ -73,10 +73,14 @@ def test_a_run_loads_trains_and_publishes_the_same_bytes_each_time(
     assert made[0][1] == made[1][1]
     first, second = made[0][0], made[1][0]
     assert first["metrics"]["accuracy"] == second["metrics"]["accuracy"] >= 0.95
-    assert second["metrics"]["gate"]["serving_version"] == first["version"]
+    gate = second["metrics"]["gate"]
+    assert (gate["outcome"], gate["serving_version"]) == ("not worse", first["version"])
+    assert (gate["comparison"]["rows"], gate["comparison"]["difference"]) == (342, 0)
+    assert second["drift"] == {"version": first["version"], "psi": dict.fromkeys(first["histograms"], pytest.approx(0))}
     assert second["data"] == {
         "sha256": "aa728597b2228a2637e39c6f08e40a80971f4cdac7faf7bc21ff4481ee3e3ae9",
         "rows": 344,
+        "class_counts": {"Adelie": 151, "Chinstrap": 68, "Gentoo": 123},
         "missing": {
             **dict.fromkeys(("species", "island"), 0),
             "sex": 11,
@@ -86,7 +90,7 @@ def test_a_run_loads_trains_and_publishes_the_same_bytes_each_time(
     report = registry.report(second["version"]).decode()
     for said in (first["version"], second["version"], second["sha256"], second["dag_run_id"], "</html>"):
         assert said in html.unescape(report)
-    assert "points" not in second
+    assert not {"points", "predictions"} & second.keys()
     assert first["importance"] == second["importance"]
     assert registry.current() == second["version"]
     assert list((airflow.models / "runs").iterdir()) == []
@@ -138,12 +142,32 @@ def test_a_model_worse_than_the_serving_one_is_not_published_and_the_verdict_say
     run = airflow.run_dag(connection, n_estimators=1, max_samples=10, min_accuracy=0)
     assert run.returncode != 0
     verdict = re.search(
-        r"accuracy (0\.\d+) is more than max_accuracy_drop 0.02 under the serving version (\S+),", run.stdout
+        rf"GateError: worse than the serving version {serving}: on 342 rows that neither was trained on, the new model "
+        rf"is right on (\d+) and the serving version {serving} on (\d+)",
+        run.stdout,
     )
     assert verdict
-    assert verdict[2] == serving
-    assert f"GateError: accuracy {verdict[1]}" in run.stdout
+    assert int(verdict[1]) < int(verdict[2])
+    assert "more than max_accuracy_drop 0.02 allows" in run.stdout
     assert '"passed": false' in run.stdout
+    assert registry_of(airflow).current() == serving
+
+
+def test_a_file_that_lost_most_rows_and_a_class_is_refused_before_anything_is_dropped(
+    airflow: AirflowForTests, tmp_path: Path
+) -> None:
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "w.db")}
+    assert airflow.run_dag(connection, n_estimators=5, max_accuracy_drop=1).returncode == 0
+    rows, serving = rows_of(connection), registry_of(airflow).current()
+    few = tmp_path / "few.csv"
+    lines = Path("dags/penguins_size.csv").read_text().splitlines()
+    few.write_text("\n".join([*lines[:41], *lines[-40:]]) + "\n")
+    run = airflow.run_dag(connection, csv_path=str(few))
+    assert run.returncode != 0
+    assert f"it has 80 rows, {serving} was trained on a file of 344: less than min_rows_share 0.5" in run.stdout
+    assert f"no row has the species Chinstrap, {serving} was trained on 68 of them" in run.stdout
+    assert "task_id=drop_schema" not in run.stdout
+    assert rows_of(connection) == rows
     assert registry_of(airflow).current() == serving
 
 
@@ -155,14 +179,14 @@ def test_a_serving_model_that_cannot_be_read_is_said_and_does_not_block(
     if not registry.versions():
         assert airflow.run_dag(connection, n_estimators=5).returncode == 0
     broken = registry.current()
-    (registry.root / broken / "model.pkl").write_bytes(b"")
+    (registry.root / broken / "predictions.parquet").write_bytes(b"")
     run = airflow.run_dag(connection)
     assert run.returncode == 0, run.stdout
     gate = registry.manifest(registry.current())["metrics"]["gate"]
     assert gate["passed"] is True
     assert gate["serving_version"] == broken
     assert gate["serving_accuracy"] is None
-    assert "cannot be scored" in gate["reason"]
+    assert "the serving version cannot be judged" in gate["reason"]
     assert gate["reason"] in run.stdout
     shutil.rmtree(registry.root / broken)
 

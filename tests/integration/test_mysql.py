@@ -49,7 +49,7 @@ def query(warehouse: Warehouse, sql: str) -> list[tuple[Any, ...]]:
 
 def source_of(path: Path, rows: int, line_ending: str = "\n") -> Source:
     """A source that claims to be checked, to see what the load itself catches."""
-    return Source(str(path), rows, sha256_of(path), line_ending, {})
+    return Source(str(path), rows, sha256_of(path), line_ending, {}, {})
 
 
 def test_what_was_loaded_is_what_the_file_says(warehouse: Warehouse) -> None:

@@ -107,6 +107,7 @@ def test_the_trigger_form_describes_every_param(dag: Any) -> None:
         "max_samples": 100_000,
         "min_accuracy": 0.9,
         "max_accuracy_drop": 0.02,
+        "min_rows_share": 0.5,
     }
     for name in dag.params:
         schema = dag.params.get_param(name).schema

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from penguins.command import main
+from penguins.gate import Predictions
 from penguins.registry import PROJECT, Registry
 
 Trained = tuple[bytes, dict[str, Any]]
@@ -194,6 +196,18 @@ def test_diff_of_the_same_model_says_that_nothing_differs(publish: Publish, comm
         0,
         f"Nothing differs between {a} and {b} but the time and the run: the pickles are the same.\n",
         "",
+    )
+
+
+def test_diff_compares_the_versions_row_by_row(registry: Registry, trained: Trained, command: Command) -> None:
+    keys = np.arange(200, dtype=np.uint64)
+    kept = [Predictions(keys, keys % 50 > 0), Predictions(keys[20:], keys[20:] % 40 > 0)]
+    a, b = (registry.publish(*trained, predictions=each.to_bytes())["version"] for each in kept)
+    _, output, errors = command("diff", a, b)
+    assert errors == ""
+    assert (
+        f"on 180 rows that neither was trained on, {b} is right on 176 and {a} on 177; {b} alone is right on 3, {a} "
+        in output
     )
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penguins.drift import Drift, stability_index
+from penguins.drift import DataChangedError, Drift, check_data, drift_of, stability_index
 from penguins.inference import Record
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS
+from penguins.source import Source
 from penguins.validation import histograms
 from tables import frame_of, table_of
 
@@ -112,3 +113,91 @@ def test_each_feature_has_an_index() -> None:
     drift = Drift(spread())
     ask(drift, EXAMPLE)
     assert list(drift.indices(drift.counts())) == [c.name for c in FEATURES]
+
+
+# a new file against the serving version
+
+
+def test_the_rows_of_a_table_fall_into_the_bins_of_the_same_rows_as_records(penguins_tables: Any) -> None:
+    """Also those on an edge: 39.1 is 39.099998 in the table."""
+    train, test = penguins_tables
+    drift = Drift(histograms(train))
+    for table in (train, test):
+        frame = frame_of(table).astype(object)
+        records = frame.where(frame.notna(), None).to_dict("records")
+        for record in records:  # as a client would write them
+            record |= {n: float(str(np.float32(v))) for n, v in record.items() if isinstance(v, float)}
+        assert drift.counts_in(table) == drift.counts_of(records)
+
+
+def test_the_drift_of_a_file_names_its_features_and_the_version(penguins_tables: Any) -> None:
+    train, _ = penguins_tables
+    manifest = {"version": "v", "histograms": histograms(train)}
+    same = drift_of(train, manifest)
+    assert same == {"version": "v", "psi": dict.fromkeys([c.name for c in FEATURES], pytest.approx(0))}
+    moved = drift_of(table_of(frame_of(train).assign(body_mass_g=6000.0)), manifest)
+    assert [name for name, psi in moved["psi"].items() if psi > 0.25] == ["body_mass_g"]
+
+
+def source(**changed: Any) -> Source:
+    facts = {"rows": 344, "class_counts": {"Adelie": 151, "Chinstrap": 68, "Gentoo": 123}, "constant": {}, **changed}
+    return Source(path="f.csv", sha256="", line_ending="\n", **facts)
+
+
+def manifest_of(**histograms: Any) -> dict[str, Any]:
+    counts = {"Adelie": 151, "Chinstrap": 68, "Gentoo": 123}
+    data = {"rows": 344, "class_counts": counts}
+    return {"version": "v", "data": data, "classes": list(counts), "histograms": spread(**histograms)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"rows": 171}, "it has 171 rows, v was trained on a file of 344: less than min_rows_share 0.5"),
+        (
+            {"class_counts": {"Adelie": 151, "Gentoo": 123}},
+            "no row has the species Chinstrap, v was trained on 68 of them",
+        ),
+        ({"constant": {"body_mass_g": "4000"}}, "the column body_mass_g is 4000 in every row that has it, v was"),
+        (
+            {"constant": {"body_mass_g": None}},
+            "the column body_mass_g is missing in every row, v was trained on rows of",
+        ),
+    ],
+)
+def test_a_file_that_shrank_or_lost_a_class_or_a_column_is_refused(changed: dict[str, Any], said: str) -> None:
+    check_data(source(), manifest_of(), min_rows_share=0.5)
+    with pytest.raises(
+        DataChangedError, match="is not like the file that the serving version was trained on"
+    ) as raised:
+        check_data(source(**changed), manifest_of(), min_rows_share=0.5)
+    assert said in str(raised.value)
+
+
+def test_exactly_the_share_is_enough_and_the_share_may_be_changed() -> None:
+    check_data(source(rows=172), manifest_of(), min_rows_share=0.5)
+    check_data(source(rows=18), manifest_of(), min_rows_share=0.05)
+    with pytest.raises(DataChangedError):
+        check_data(source(rows=309), manifest_of(), min_rows_share=0.9)
+
+
+def test_all_that_changed_is_named_at_once() -> None:
+    with pytest.raises(DataChangedError) as raised:
+        check_data(source(rows=1, class_counts={}, constant={NUMBER.name: None}), manifest_of(), min_rows_share=0.5)
+    assert len(str(raised.value).splitlines()) == 1 + 1 + 3 + 1
+
+
+def test_what_was_constant_before_may_stay_so_and_what_was_missing_may_as_well() -> None:
+    constant = {"edges": [4000.0], "counts": [273], "missing": 0}
+    missing = {"edges": [0.0], "counts": [0], "missing": 273}
+    check_data(source(constant={"body_mass_g": "4000"}), manifest_of(body_mass_g=constant), min_rows_share=0.5)
+    check_data(source(constant={"body_mass_g": None}), manifest_of(body_mass_g=missing), min_rows_share=0.5)
+    with pytest.raises(DataChangedError, match="missing in every row"):
+        check_data(source(constant={"body_mass_g": None}), manifest_of(body_mass_g=constant), min_rows_share=0.5)
+
+
+def test_a_version_from_before_these_facts_still_has_its_classes() -> None:
+    manifest = manifest_of()
+    del manifest["data"]["class_counts"]
+    with pytest.raises(DataChangedError, match="no row has the species Adelie, v was trained on some"):
+        check_data(source(class_counts={"Chinstrap": 68, "Gentoo": 123}), manifest, min_rows_share=0.5)

@@ -177,6 +177,16 @@ def test_a_report_is_made_from_the_manifest_and_read_as_it_was_published(registr
     assert registry.read(manifest["version"])[0] == json.loads(json.dumps(manifest))
 
 
+def test_predictions_are_kept_signed_and_read_as_they_were_published(registry: Registry, trained: Trained) -> None:
+    manifest = registry.publish(*trained, predictions=b"kept")
+    version = manifest["version"]
+    assert registry.predictions(version) == b"kept"
+    assert registry.manifest(version)["predictions_sha256"] == hashlib.sha256(b"kept").hexdigest()
+    (registry.root / version / "predictions.parquet").write_bytes(b"others")
+    with pytest.raises(RegistryError, match="its predictions's sha256 is"):
+        registry.predictions(version)
+
+
 def test_a_report_that_cannot_be_made_publishes_nothing(registry: Registry, trained: Trained) -> None:
     serving = publish_with_report(registry, trained)["version"]
     with pytest.raises(ZeroDivisionError):

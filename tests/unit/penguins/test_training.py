@@ -22,7 +22,16 @@ from sklearn.preprocessing import StandardScaler
 from penguins import progress
 from penguins.registry import PROJECT
 from penguins.schema import CATEGORIES, COLUMNS, FEATURES, NUMBERS, TARGET
-from penguins.training import build_pipeline, clean, feature_frame, fit, label_codes, split
+from penguins.training import (
+    build_pipeline,
+    clean,
+    distinct_rows,
+    feature_frame,
+    fit,
+    label_codes,
+    row_keys,
+    split,
+)
 from tables import frame_of, table_of
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
@@ -98,6 +107,33 @@ def test_the_same_seed_splits_alike_and_another_one_does_not(penguins_tables: Ta
     first, again, other = (split(penguins_tables[0], test_size=0.2, random_state=seed)[1] for seed in (7, 7, 8))
     assert first.equals(again)
     assert not first.equals(other)
+
+
+def test_rows_with_equal_features_stay_on_one_side_whatever_their_labels(penguins_tables: Tables) -> None:
+    rows = pa.concat_tables(penguins_tables)
+    labels = rows[TARGET.name].combine_chunks()
+    other = rows.set_column(0, TARGET.name, labels.take(np.random.default_rng(0).permutation(len(labels))))
+    train, test = split(pa.concat_tables([rows, other, rows.slice(0, 50)]), test_size=0.2, random_state=0)
+    assert train.num_rows + test.num_rows == 342 * 2 + 50
+    assert not set(row_keys(train)) & set(row_keys(test))
+    assert len(set(row_keys(test))) == 69
+
+
+def test_rows_that_repeat_by_nature_count_each(penguins_tables: Tables) -> None:
+    """A table of a few categories has no copies; were its rows one, a class would have none to hold out."""
+    frame = frame_of(pa.concat_tables(penguins_tables)).assign(**{c.name: 1.0 for c in NUMBERS}, sex="MALE")
+    groups, first = distinct_rows(table_of(frame.assign(body_mass_g=200.0)))
+    assert (groups == first).all()
+    assert len(first) == 342
+
+
+def test_the_key_of_a_row_depends_on_its_features_alone(penguins_tables: Tables) -> None:
+    train, _ = penguins_tables
+    keys, frame = row_keys(train), frame_of(train)
+    assert (row_keys(train.slice(100, 7)) == keys[100:107]).all()
+    assert (row_keys(table_of(frame.assign(species="Gentoo"))) == keys).all()
+    for column in NUMBERS:
+        assert not (row_keys(table_of(frame.assign(**{column.name: frame[column.name] + 1}))) == keys).any()
 
 
 def test_the_split_keeps_columns_and_types(penguins_tables: Tables) -> None:

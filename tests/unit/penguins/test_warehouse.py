@@ -81,7 +81,7 @@ def count(warehouse: Warehouse) -> int:
 def source_of(path: Path, *rows: str, said_rows: int | None = None) -> Source:
     """Write rows under the header; a source that claims to be checked, to see what the load itself does."""
     path.write_text("\n".join([",".join(c.name for c in COLUMNS), *rows, ""]), encoding="utf-8")
-    return Source(str(path), len(rows) if said_rows is None else said_rows, sha256_of(path), "\n", {})
+    return Source(str(path), len(rows) if said_rows is None else said_rows, sha256_of(path), "\n", {}, {})
 
 
 # Which warehouse.
