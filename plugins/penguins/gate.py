@@ -55,7 +55,7 @@ class Accuracy:
 
     @property
     def value(self) -> float:
-        return self.right / self.rows
+        return self.right / max(self.rows, 1)
 
     def facts(self) -> dict[str, Any]:
         """Return it for the manifest, with Wilson's 95 % interval."""
@@ -71,6 +71,8 @@ class Predictions:
     keys : numpy.ndarray of uint64, shape (n_rows,)
         As `training.row_keys` gives them, ascending.
     right : numpy.ndarray of bool, shape (n_rows,)
+    judged : numpy.ndarray of bool, shape (n_rows,)
+        False where every tree was shown the row: then nothing can be said of it, but that the model knows it.
     limit : int
         The file's rows with keys up to this one are all here. A larger file has a sample: those with the least keys,
         so that the next version's sample holds the same rows.
@@ -78,6 +80,7 @@ class Predictions:
 
     keys: np.ndarray
     right: np.ndarray
+    judged: np.ndarray
     limit: int = ALL_KEYS
 
     def to_bytes(self) -> bytes:
@@ -85,7 +88,8 @@ class Predictions:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.table({"key": self.keys, "right": self.right}, metadata={"limit": str(self.limit)})
+        right = pa.array(self.right, mask=~self.judged)
+        table = pa.table({"key": self.keys, "right": right}, metadata={"limit": str(self.limit)})
         file = io.BytesIO()
         pq.write_table(
             table, file, use_dictionary=False, compression="zstd", column_encoding={"key": "DELTA_BINARY_PACKED"}
@@ -99,7 +103,8 @@ class Predictions:
 
         table = pq.read_table(io.BytesIO(content))
         limit = int(table.schema.metadata[b"limit"])
-        return cls(table["key"].to_numpy(), table["right"].to_numpy(), limit)
+        right = table["right"]
+        return cls(table["key"].to_numpy(), right.fill_null(False).to_numpy(), right.is_valid().to_numpy(), limit)
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,13 @@ class Comparison:
 
 
 def compare_kept(new: Predictions, old: Predictions) -> tuple[Comparison, np.ndarray]:
-    """Compare two versions on the rows that both have kept; and say of each row of `new` whether it is one."""
+    """Compare two versions on the rows that both have judged; and say which rows of `new` the old one's file lacked."""
     place = np.searchsorted(old.keys, new.keys).clip(max=len(old.keys) - 1)
     known = old.keys[place] == new.keys
-    return Comparison.of(new.right[known], old.right[place[known]]), known
+    both = known & new.judged & old.judged[place]
+    # What the old version has not kept, although it would have, was not in its file: its model never saw it.
+    unknown = ~known & (new.keys <= old.limit)
+    return Comparison.of(new.right[both], old.right[place[both]]), unknown
 
 
 @dataclass(frozen=True)

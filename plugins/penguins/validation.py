@@ -105,9 +105,8 @@ def compare_with_serving(registry: Registry, unseen: Unseen) -> Rival:
         kept = Predictions.from_bytes(registry.predictions(version))
     except RegistryError as error:
         return Rival(version, note=f"the serving version cannot be judged: {error}")
-    comparison, known = compare_kept(new, kept)
-    # What the serving version has not kept, although it would have, was not in its file: its model never saw it.
-    unknown = np.flatnonzero(~known & (new.keys <= kept.limit))
+    comparison, unknown_to_serving = compare_kept(new, kept)
+    unknown = np.flatnonzero(unknown_to_serving & new.judged)
     if len(unknown) == 0:
         return Rival(version, comparison=comparison)
     rows = unseen.rows.take(unknown)
@@ -119,7 +118,7 @@ def compare_with_serving(registry: Registry, unseen: Unseen) -> Rival:
     right = _predicted_codes(pipeline, rows) == label_codes(rows)
     return Rival(
         version,
-        note=_other_rows(version, kept.right, right),
+        note=_other_rows(version, kept.right[kept.judged], right),
         comparison=comparison.with_new_rows(Comparison.of(new.right[unknown], right)),
     )
 
@@ -225,16 +224,20 @@ def _cross_validate(pipeline: Pipeline, rows: pa.Table, random_state: int) -> tu
         predicted[kept_out] = fitted.predict(features[kept_out])
     right = predicted == labels
     by_fold = np.array([right[fold == number].mean() for number in range(FOLDS)])
-    unseen = Unseen(*_by_key(rows, row_keys(rows), right), Accuracy("cross-validation", int(right.sum()), len(right)))
+    every_row = np.ones(len(right), dtype=bool)
+    kept = _by_key(rows, row_keys(rows), right, every_row, ALL_KEYS)
+    unseen = Unseen(*kept, Accuracy("cross-validation", int(right.sum()), len(right)))
     metrics = {"folds": FOLDS, "mean": float(by_fold.mean()), "sd": float(by_fold.std(ddof=1))}
     return unseen, {"cross_validation": metrics}
 
 
-def _by_key(rows: pa.Table, keys: np.ndarray, right: np.ndarray, limit: int = ALL_KEYS) -> tuple[Predictions, pa.Table]:
-    """Return each distinct row once: right if most of its copies were predicted right."""
+def _by_key(
+    rows: pa.Table, keys: np.ndarray, right: np.ndarray, judged: np.ndarray, limit: int
+) -> tuple[Predictions, pa.Table]:
+    """Return each distinct row once: right if most of its judged copies were predicted right."""
     distinct, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    shares = np.bincount(group, weights=right) / np.bincount(group)
-    return Predictions(distinct, shares > 0.5, limit), rows.take(first)
+    copies_judged, copies_right = (np.bincount(group, weights=of) for of in (judged, judged & right))
+    return Predictions(distinct, copies_right * 2 > copies_judged, copies_judged > 0, limit), rows.take(first)
 
 
 def _out_of_bag(pipeline: Pipeline, train: pa.Table, test: pa.Table) -> tuple[Unseen, dict[str, Any]]:
@@ -244,14 +247,19 @@ def _out_of_bag(pipeline: Pipeline, train: pa.Table, test: pa.Table) -> tuple[Un
     if len(every_key) > ROWS_KEPT:
         limit = int(np.partition(every_key, ROWS_KEPT - 1)[ROWS_KEPT - 1])
     in_train, in_test = (np.flatnonzero(k <= np.uint64(limit)) for k in keys)
-    sample, held_out = train.take(in_train), test.take(in_test)
+    held_out = test.take(in_test)
     voted, right_in_train = out_of_bag(pipeline, train, in_train, keys[0])
     right_in_test = _predicted_codes(pipeline, held_out) == label_codes(held_out)
-    rows = pa.concat_tables([sample.filter(pa.array(voted)), held_out])
-    kept_keys = np.concatenate([keys[0][in_train[voted]], keys[1][in_test]])
-    right = np.concatenate([right_in_train[voted], right_in_test])
+    kept = _by_key(
+        pa.concat_tables([train.take(in_train), held_out]),
+        np.concatenate([keys[0][in_train], keys[1][in_test]]),
+        np.concatenate([right_in_train, right_in_test]),
+        np.concatenate([voted, np.ones(len(in_test), dtype=bool)]),
+        limit,
+    )
     accuracy = Accuracy("out-of-bag", int(right_in_train[voted].sum()), int(voted.sum()))
-    return Unseen(*_by_key(rows, kept_keys, right, limit), accuracy), {"out_of_bag_accuracy": accuracy.value}
+    # Where every row has many copies, each tree was shown one of each.
+    return Unseen(*kept, accuracy), {"out_of_bag_accuracy": accuracy.value} if accuracy.rows else {}
 
 
 def out_of_bag(
@@ -289,7 +297,8 @@ def out_of_bag(
         was_shown = np.zeros(len(distinct) + 1, dtype=bool)
         was_shown[group[shown]] = True
         not_shown = ~was_shown[group_of_sampled]
-        votes[not_shown] += tree.predict_proba(features[not_shown])
+        if not_shown.any():
+            votes[not_shown] += tree.predict_proba(features[not_shown])
         progress.at(done)
     places = np.array([TARGET.values.index(str(name)) for name in pipeline.classes_])
     return np.any(votes, axis=1), np.equal(places[votes.argmax(axis=1)], label_codes(rows))

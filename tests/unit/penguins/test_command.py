@@ -201,7 +201,8 @@ def test_diff_of_the_same_model_says_that_nothing_differs(publish: Publish, comm
 
 def test_diff_compares_the_versions_row_by_row(registry: Registry, trained: Trained, command: Command) -> None:
     keys = np.arange(200, dtype=np.uint64)
-    kept = [Predictions(keys, keys % 50 > 0), Predictions(keys[20:], keys[20:] % 40 > 0)]
+    all_judged = np.ones(200, dtype=bool)
+    kept = [Predictions(keys, keys % 50 > 0, all_judged), Predictions(keys[20:], keys[20:] % 40 > 0, all_judged[20:])]
     a, b = (registry.publish(*trained, predictions=each.to_bytes())["version"] for each in kept)
     _, output, errors = command("diff", a, b)
     assert errors == ""

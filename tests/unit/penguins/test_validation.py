@@ -469,14 +469,33 @@ def test_the_sample_of_a_large_table_has_the_same_rows_in_every_run(
     assert (one.predictions.right[held_out] == own[held_out]).all()
 
 
+def test_rows_that_every_tree_was_shown_are_known_and_not_judged(
+    penguins_tables: Tables, registry: Registry, trained: Trained
+) -> None:
+    """Of a table of many copies only the held-out rows are: the next version does not take the others for new."""
+    train, test = penguins_tables
+    copies = pa.concat_tables([train] * 40)
+    pickled = pickle.dumps(fitted(copies, max_samples=10**5))
+    unseen, metrics = predict_unseen(pickle.loads(pickled), copies, test, 0)
+    assert metrics == {}
+    assert (len(unseen.predictions.keys), unseen.predictions.judged.sum()) == (342, 69)
+    metrics = publish_evaluated(pickled, (copies, test), registry)["metrics"]
+    assert metrics["headline"]["method"] == "held-out"
+    rival = compare_with_serving(registry, unseen_here(penguins_tables, trained[0]))
+    assert rival.comparison is not None
+    assert (rival.comparison.rows, rival.comparison.new_rows) == (69, 0)
+
+
 def test_what_a_version_keeps_of_a_large_table_is_small() -> None:
     keys = np.unique(np.random.default_rng(0).integers(0, 2**64 - 1, 100_000, np.uint64))
-    kept = Predictions(keys, np.arange(len(keys)) % 7 > 0, limit=int(keys[-1]))
+    judged = np.arange(len(keys)) % 9 > 0
+    kept = Predictions(keys, judged & (np.arange(len(keys)) % 7 > 0), judged, limit=int(keys[-1]))
     content = kept.to_bytes()
     assert len(content) < 1_000_000
     back = Predictions.from_bytes(content)
     assert (back.keys == keys).all()
     assert (back.right == kept.right).all()
+    assert (back.judged == kept.judged).all()
     assert back.limit == kept.limit
 
 
