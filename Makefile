@@ -22,7 +22,7 @@ $(UV): requirements-dev.txt
 	@touch $@
 
 run: .venv/installed ## Airflow on 8080, the API on 8989 and a trained model, until Ctrl-C
-	@exec $(BIN)/python launcher.py
+	@exec $(BIN)/python -m launcher
 
 test: .venv/installed ## every test that needs no Docker
 	@$(BIN)/python -m pytest
@@ -36,7 +36,7 @@ bench: .venv/installed ## serving, data and the DAG against other ways; PEERS=1 
 lint: .venv/installed ## ruff and the type check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy app benchmarks config dags plugins tests launcher.py
+	@$(BIN)/mypy app benchmarks config dags launcher plugins tests
 
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 

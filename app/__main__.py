@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 import uvicorn
 from fastapi import FastAPI
 
-from app.compiled import SHARED_FOLDER
 from app.main import create_app
+from app.serving.compiled import SHARED_FOLDER
 from app.settings import Settings
 
 # In each worker as well: they import this module, and run none of what is under `if`.

@@ -14,8 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, PlainTextResponse
 
 from app.errors import BodyLimit, NoReportError, add_error_handlers
-from app.fast import FastPredict
-from app.metrics import CountRequests
+from app.monitoring.metrics import Metrics
+from app.monitoring.requests import CountRequests
 from app.schemas import (
     Batch,
     BatchPrediction,
@@ -27,10 +27,11 @@ from app.schemas import (
     Rejection,
     Version,
 )
-from app.serving import ModelServer, Served
+from app.serving.model_server import ModelServer, Served
+from app.serving.shortcut import FastPredict
 from app.settings import Settings
 from penguins.registry import VERSION_PATTERN, Registry, RegistryError
-from penguins.report import HEADERS
+from penguins.report.page import HEADERS
 from penguins.schema import EXAMPLE
 
 DESCRIPTION = (
@@ -80,10 +81,14 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         retry_seconds=settings.retry_seconds,
     )
 
+    metrics = Metrics(server)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(server.start)
+        metrics.start()
         yield
+        metrics.stop()
         await anyio.to_thread.run_sync(server.stop)
 
     app = FastAPIOffline(
@@ -94,14 +99,14 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.model_server = server
+    app.state.model_server, app.state.metrics = server, metrics
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
     _add_routes(app)
     paths = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
         CountRequests,
-        metrics=server.metrics,
+        recorder=server.recorder,
         endpoints=[path for path, of_health in paths.items() if not of_health],
         left_out=[path for path, of_health in paths.items() if of_health],
     )
@@ -154,9 +159,9 @@ def _add_routes(app: FastAPI) -> None:
         return served.answer_batch(batch.records)
 
     @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
-    def metrics(server: CurrentServer) -> PlainTextResponse:
+    def metrics(request: Request) -> PlainTextResponse:
         """Requests, predictions, model and drift, for Prometheus."""
-        return PlainTextResponse(server.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return PlainTextResponse(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Health:

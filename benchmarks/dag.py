@@ -22,9 +22,10 @@ from typing import Any
 
 import psutil
 
-import launcher
 from benchmarks.servers import ROOT, free_port
-from launcher import CONNECTION_ID, DAG_ID, Airflow, Processes
+from launcher.airflow import DAG_ID, Airflow, start_airflow, start_triggerer
+from launcher.environment import CONNECTION_ID, environment
+from launcher.processes import Processes
 
 NOOP = ROOT / "benchmarks" / "dags" / "noop.py"
 NOOP_ID = NOOP.stem
@@ -45,7 +46,7 @@ def run(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     shutil.copytree(ROOT / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(NOOP, folder / "dags")
     port = free_port()
-    env = launcher.environment(port, free_port(), folder) | {
+    env = environment(port, free_port(), folder) | {
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
         "MODELS_DIR": str(folder / "models"),
@@ -128,8 +129,8 @@ def _airflow(env: dict[str, str], port: int, folder: Path) -> Iterator[tuple[Air
     """An Airflow as `make run` starts it, with all of its components and without the API of the models."""
     airflow, processes = Airflow(f"http://127.0.0.1:{port}"), Processes(env, folder / "logs" / "components")
     try:
-        launcher.start_airflow(processes, airflow)
-        launcher.start_triggerer(processes)
+        start_airflow(processes, airflow)
+        start_triggerer(processes)
         airflow.connect({"connection_id": CONNECTION_ID, "conn_type": "sqlite", "host": str(folder / "warehouse.db")})
         _wait_for_dags(airflow)
         yield airflow, processes

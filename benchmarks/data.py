@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 from benchmarks.generate import generate
 from benchmarks.mysql import find_server, running_server
 from benchmarks.servers import ROOT
+from penguins.data.source import Source, check_source
 from penguins.schema import COLUMNS, TABLE
-from penguins.source import Source, check_source
 
 if TYPE_CHECKING:
-    from penguins.warehouse import Warehouse
+    from penguins.data.warehouse import Warehouse
 
 ROUNDS = 5
 ROWS = 1_000_000
@@ -79,7 +79,7 @@ def compare(folder: Path, url: str, say: Callable[[str], None]) -> dict[str, Any
 def _warehouse(url: str) -> Warehouse:
     from airflow.providers.mysql.hooks.mysql import MySqlHook
 
-    from penguins.warehouse import open_warehouse
+    from penguins.data.warehouse import open_warehouse
 
     os.environ["AIRFLOW_CONN_BENCH"] = _connection(url)
     return open_warehouse(MySqlHook(mysql_conn_id="bench"))
@@ -131,7 +131,7 @@ def _read_with_connectorx(url: str) -> None:
 def _fit(train: Path) -> None:
     import pyarrow.parquet as pq
 
-    from penguins.training import build_pipeline, fit
+    from penguins.training.pipeline import build_pipeline, fit
 
     rows = pq.read_table(train)
     fit(build_pipeline(rows=rows.num_rows, **PARAMS), rows)
@@ -144,7 +144,7 @@ def _ready_fit(warehouse: Warehouse, source: Source, train: Path) -> Callable[[]
     from sklearn.base import clone
 
     from penguins.schema import TARGET
-    from penguins.training import build_pipeline, clean, feature_frame, label_codes, split
+    from penguins.training.pipeline import build_pipeline, clean, feature_frame, label_codes, split
 
     warehouse.load(source)
     rows, _ = split(clean(warehouse.read(source.rows)), test_size=0.2, random_state=42)

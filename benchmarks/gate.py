@@ -32,12 +32,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.generate import generate
 from benchmarks.servers import ROOT
+from penguins.data.source import check_source
 from penguins.registry import Registry
 from penguins.schema import CSV_NAME, FEATURES, MIN_ACCURACY, TABLE, TARGET
-from penguins.source import check_source
 
 if TYPE_CHECKING:
-    from penguins.gate import Verdict
+    from penguins.evaluation.gate import Verdict
 
 BASES = 5  # versions to be judged against, each with a seed of its own
 TREES, MAX_SAMPLES, TEST_SIZE, MAX_ACCURACY_DROP = 100, 100_000, 0.2, 0.02
@@ -95,15 +95,15 @@ GOOD = 2  # so many of the kinds, the first, are to pass
 
 
 def _fit(train: pa.Table, trees: int, seed: int) -> Any:
-    from penguins.training import build_pipeline, fit
+    from penguins.training.pipeline import build_pipeline, fit
 
     sizes = {"n_estimators": trees, "max_samples": MAX_SAMPLES, "rows": train.num_rows}
     return pickle.loads(fit(build_pipeline(random_state=seed, **sizes), train))
 
 
 def _publish_base(folder: Path, number: int) -> None:
-    from penguins.training import split
-    from penguins.validation import evaluate
+    from penguins.evaluation.facts import evaluate
+    from penguins.training.pipeline import split
 
     root = folder / f"base-{number}"
     root.mkdir()
@@ -120,9 +120,10 @@ def _publish_base(folder: Path, number: int) -> None:
 
 def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
     """Train and judge one model; `true` is its accuracy on rows as they are, that it was not trained on."""
-    from penguins.gate import judge
-    from penguins.training import split
-    from penguins.validation import compare_with_serving, predict_unseen, score
+    from penguins.evaluation.comparison import compare_with_serving
+    from penguins.evaluation.gate import judge
+    from penguins.evaluation.scores import predict_unseen, score
+    from penguins.training.pipeline import split
 
     seed = 1000 + number
     change, trees = kinds()[kind]
@@ -155,7 +156,7 @@ def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
 
 
 def _without(rows: pa.Table, trained: pa.Table) -> pa.Table:
-    from penguins.training import row_keys
+    from penguins.training.pipeline import row_keys
 
     return rows.filter(pa.array(~np.isin(row_keys(rows), row_keys(trained))))
 
@@ -185,8 +186,8 @@ def measure(folder: Path, csv: Path, *, seeds: int, changed: int, say: Callable[
 def _write_tables(folder: Path, csv: Path) -> None:
     from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 
-    from penguins.training import clean
-    from penguins.warehouse import open_warehouse
+    from penguins.data.warehouse import open_warehouse
+    from penguins.training.pipeline import clean
 
     connection = {"conn_type": "sqlite", "host": str(folder / "warehouse.db")}
     os.environ["AIRFLOW_CONN_BENCH"] = json.dumps(connection)

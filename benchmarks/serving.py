@@ -22,11 +22,11 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmarks.servers import ROOT, Server, Window, free_port, summary
+from penguins.data.warehouse import compact
+from penguins.evaluation.facts import evaluate
 from penguins.registry import Registry
 from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
-from penguins.training import build_pipeline, clean, fit, split
-from penguins.validation import evaluate
-from penguins.warehouse import compact
+from penguins.training.pipeline import build_pipeline, clean, fit, split
 
 ROUNDS = 5
 SECONDS = 2

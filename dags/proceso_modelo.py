@@ -37,8 +37,8 @@ from airflow.sdk import (
 from penguins.schema import CSV_NAME, MIN_ACCURACY, TABLE
 
 if TYPE_CHECKING:
+    from penguins.data.warehouse import Warehouse
     from penguins.registry import Registry
-    from penguins.warehouse import Warehouse
 
 CONNECTION_ID = "mysql_default"
 MODEL = Asset(name="penguin_model", uri="file://models/current")
@@ -46,7 +46,7 @@ MODEL = Asset(name="penguin_model", uri="file://models/current")
 # A database that went away may come back. Whatever else went wrong, goes wrong again.
 RETRY_LOST_DATABASE = ExceptionRetryPolicy(
     rules=[
-        RetryRule("penguins.warehouse.DatabaseLostError", RetryAction.RETRY, reason="the database was lost"),
+        RetryRule("penguins.data.warehouse.DatabaseLostError", RetryAction.RETRY, reason="the database was lost"),
         RetryRule(Exception, RetryAction.FAIL, reason="not a lost database: another try would fail likewise"),
     ]
 )
@@ -70,7 +70,7 @@ class ReportLink(BaseOperatorLink):
 
 
 def _warehouse() -> Warehouse:
-    from penguins.warehouse import open_warehouse
+    from penguins.data.warehouse import open_warehouse
 
     return open_warehouse(BaseHook.get_connection(CONNECTION_ID).get_hook())
 
@@ -82,7 +82,7 @@ def _registry() -> Registry:
 
 
 def _serving_manifest() -> dict[str, Any] | None:
-    from penguins.gate import serving_manifest
+    from penguins.evaluation.comparison import serving_manifest
 
     manifest, rival = serving_manifest(_registry())
     if manifest is None:
@@ -93,8 +93,8 @@ def _serving_manifest() -> dict[str, Any] | None:
 def check_source(params: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from penguins.drift import check_data
-    from penguins.source import check_source as check
+    from penguins.data.changes import check_data
+    from penguins.data.source import check_source as check
 
     _registry().remove_run_folders()
     source = check(Path(__file__).parent / params["csv_path"], test_size=params["test_size"])
@@ -115,7 +115,7 @@ def create_raw_table() -> None:
 
 
 def load_raw_data(ti: Any) -> int:
-    from penguins.source import Source
+    from penguins.data.source import Source
 
     rows = _warehouse().load(Source(**ti.xcom_pull(task_ids="check_source")))
     log.info(f"{TABLE} holds {rows} rows, as many as the file")
@@ -125,8 +125,8 @@ def load_raw_data(ti: Any) -> int:
 def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
-    from penguins.drift import drift_of
-    from penguins.training import clean, split
+    from penguins.data.drift import drift_of
+    from penguins.training.pipeline import clean, split
 
     raw = _warehouse().read(expected_rows=ti.xcom_pull(task_ids="load_raw_data"))
     cleaned = clean(raw)
@@ -147,7 +147,7 @@ def train(params: dict[str, Any], run_id: str) -> dict[str, Any]:
 
     import pyarrow.parquet as pq
 
-    from penguins.training import build_pipeline, fit
+    from penguins.training.pipeline import build_pipeline, fit
 
     folder = _registry().run_folder(run_id)
     rows = pq.read_table(folder / "train.parquet")
@@ -168,8 +168,8 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 
     import pyarrow.parquet as pq
 
-    from penguins.gate import GateError
-    from penguins.validation import evaluate
+    from penguins.evaluation.facts import evaluate
+    from penguins.evaluation.gate import GateError
 
     registry = _registry()
     folder = registry.run_folder(run_id)
@@ -200,7 +200,7 @@ def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) ->
     import shutil
     from functools import partial
 
-    from penguins.report import accuracies, render
+    from penguins.report.page import accuracies, render
 
     registry = _registry()
     folder = registry.run_folder(run_id)

@@ -33,7 +33,7 @@ def create_app() -> FastAPI:
     from starlette.responses import HTMLResponse
 
     from penguins.registry import NoModelError, Registry, RegistryError
-    from penguins.report import HEADERS
+    from penguins.report.page import HEADERS
 
     def page(title: str, text: str, status: int) -> HTMLResponse:
         return HTMLResponse(PLAIN_PAGE.format(title=title, text=escape(text)), status, HEADERS)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from penguins.data.source import check_source, read_records
 from penguins.registry import PROJECT, Registry
 from penguins.schema import COLUMNS, CSV_NAME
-from penguins.source import check_source, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def registry(tmp_path: Path) -> Registry:
 @pytest.fixture(scope="session")
 def penguins_tables() -> tuple[pa.Table, pa.Table]:
     """The CSV's rows as (train, test), without a database in between."""
-    from penguins.training import clean, split
+    from penguins.training.pipeline import clean, split
     from tables import table_of
 
     return split(clean(table_of(read_records(check_source(CSV, test_size=0.2)))), test_size=0.2, random_state=42)
@@ -58,8 +58,8 @@ def trained(
     penguins_tables: tuple[pa.Table, pa.Table], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[bytes, dict[str, Any]]:
     """A pickled model and the facts to publish it with. Not to be changed: all tests see the same."""
-    from penguins.training import build_pipeline, fit
-    from penguins.validation import evaluate
+    from penguins.evaluation.facts import evaluate
+    from penguins.training.pipeline import build_pipeline, fit
 
     train, test = penguins_tables
     pickled = fit(build_pipeline(n_estimators=20, max_samples=100_000, random_state=42, rows=train.num_rows), train)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from penguins.schema import COLUMNS, MISSING, Number
+from penguins.schema import CATEGORIES, COLUMNS, MISSING, NUMBERS, Number
 
 
 def table_of(records: Iterable[Sequence[Any]] | pd.DataFrame) -> pa.Table:
@@ -33,3 +33,10 @@ def frame_of(table: pa.Table) -> pd.DataFrame:
     for column in COLUMNS:
         frame[column.name] = frame[column.name].astype("float64" if isinstance(column, Number) else object)
     return frame
+
+
+def spread(**changes: Any) -> dict[str, Any]:
+    """Return histograms of 100 rows: every number in [0, 10), [10, 20) and [20, 30], none missing."""
+    numbers = {c.name: {"edges": [0.0, 10.0, 20.0, 30.0], "counts": [20, 30, 50], "missing": 0} for c in NUMBERS}
+    categories = {c.name: {"counts": {c.values[0]: 100}, "missing": 0} for c in CATEGORIES}
+    return {**numbers, **categories, **changes}

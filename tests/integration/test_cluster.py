@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import Client
 
-from penguins import cluster
-from penguins.cluster import ClusterError
 from penguins.schema import NUMBERS
-from penguins.training import build_pipeline, fit
+from penguins.training import cluster
+from penguins.training.cluster import ClusterError
+from penguins.training.pipeline import build_pipeline, fit
 from support import free_port
 from tables import table_of
 
@@ -213,7 +213,7 @@ def test_a_worker_with_other_libraries_is_refused(
 def test_without_a_cluster_dask_is_not_even_imported(rows: pa.Table, tmp_path: Path) -> None:
     pq.write_table(rows.slice(0, 300), tmp_path / "rows")
     code = (
-        "import sys, pyarrow.parquet; from penguins.training import build_pipeline, fit\n"
+        "import sys, pyarrow.parquet; from penguins.training.pipeline import build_pipeline, fit\n"
         "rows = pyarrow.parquet.read_table(sys.argv[1])\n"
         "assert fit(build_pipeline(n_estimators=2, max_samples=100, random_state=0, rows=300), rows)\n"
         "assert not {'dask', 'distributed'} & {name.partition('.')[0] for name in sys.modules}\n"
@@ -222,7 +222,7 @@ def test_without_a_cluster_dask_is_not_even_imported(rows: pa.Table, tmp_path: P
     run = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "rows")],
         check=False,
-        env=env | {"PYTHONPATH": str(Path(cluster.__file__).parents[1])},
+        env=env | {"PYTHONPATH": str(Path(cluster.__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -300,7 +300,7 @@ def test_the_model_of_another_table_is_refused(
         assert refused.status_code == 503
         assert "trained on another table than plugins/penguins/schema.py declares" in refused.text
         assert "Trigger the DAG" in refused.text
-    code = "import launcher; print(launcher.trained_version(launcher.Registry.from_environment()))"
+    code = "from launcher.__main__ import *; print(trained_version(Registry.from_environment()))"
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=fork.root,

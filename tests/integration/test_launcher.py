@@ -31,9 +31,8 @@ Start = Callable[..., subprocess.Popen[str]]
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    for name in ("app", "config", "dags", "plugins"):
+    for name in ("app", "config", "dags", "launcher", "plugins"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "launcher.py", folder)
     return folder
 
 
@@ -44,7 +43,7 @@ def ports() -> dict[str, str]:
 
 def launch(start: Start, folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "MODEL"))}
-    return start(sys.executable, "launcher.py", cwd=folder, env=inherited | env)
+    return start(sys.executable, "-m", "launcher", cwd=folder, env=inherited | env)
 
 
 def output_until_ready(launcher: subprocess.Popen[str]) -> str:
@@ -170,7 +169,7 @@ def test_a_first_start_trains_and_serves_and_a_second_one_reuses_the_model(
     addresses = {c.laddr.ip for p in processes_in(copy) for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
     assert addresses == {"127.0.0.1"}
     made = {path.name for path in copy.iterdir()}
-    assert made == {"app", "config", "dags", "plugins", "launcher.py", ".local", "models", "logs"}
+    assert made == {"app", "config", "dags", "launcher", "plugins", ".local", "models", "logs"}
 
     refused = launch(start_process, copy, {"AIRFLOW_PORT": str(free_port()), "API_PORT": str(free_port())})
     said, _ = refused.communicate(timeout=60)
@@ -210,7 +209,8 @@ def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(
     folder = tmp_path / "p"
     shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
     (folder / "main.py").write_text(
-        "import signal, sys, launcher\n"
+        "import signal, sys\n"
+        "from launcher import __main__ as launcher\n"
         "class Destroyed:\n"
         "    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
         "launcher.launch = lambda *_: Destroyed() and None\n"

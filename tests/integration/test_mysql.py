@@ -18,10 +18,9 @@ import pytest
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 
 from penguins import progress
-from penguins import warehouse as module
+from penguins.data.source import Source, check_source, read_records, sha256_of
+from penguins.data.warehouse import DatabaseLostError, LoadError, Warehouse, WarehouseError, open_warehouse
 from penguins.schema import COLUMNS, MISSING, TABLE
-from penguins.source import Source, check_source, read_records, sha256_of
-from penguins.warehouse import DatabaseLostError, LoadError, Warehouse, WarehouseError, open_warehouse
 from support import connection_of, free_port
 from tables import table_of
 
@@ -170,7 +169,7 @@ def test_a_table_of_several_pieces_is_read_whole_and_in_order(
     warehouse.create_raw_table()
     warehouse.load(check_source(CSV, test_size=0.2))
     at_once = warehouse.read(344)
-    monkeypatch.setattr(module, "ROWS_PER_PIECE", 100)
+    monkeypatch.setattr(Warehouse, "rows_per_piece", 100)
     assert warehouse.read(344).equals(at_once)
 
 
@@ -180,7 +179,7 @@ def test_gaps_in_the_row_ids_leave_nothing_out(warehouse: Warehouse, monkeypatch
     warehouse.load(check_source(CSV, test_size=0.2))
     whole = warehouse.read(344)
     query(warehouse, f"DELETE FROM {TABLE} WHERE row_id BETWEEN 51 AND 260 OR row_id < 11")
-    monkeypatch.setattr(module, "ROWS_PER_PIECE", 100)
+    monkeypatch.setattr(Warehouse, "rows_per_piece", 100)
     assert warehouse.read(124).equals(whole.take([*range(10, 50), *range(260, 344)]))
 
 
@@ -216,7 +215,7 @@ def test_a_connection_that_says_more_is_read_by_the_hooks_own_client(
     warehouse.load(check_source(CSV, test_size=0.2))
     expected = warehouse.read(344)
     request.getfixturevalue("without_connectorx")
-    monkeypatch.setattr(module, "ROWS_PER_PIECE", rows_per_piece)
+    monkeypatch.setattr(Warehouse, "rows_per_piece", rows_per_piece)
     connection = connection_of(mysql_url)
     same = warehouse_on({**connection, "extra": {**connection["extra"], **extra}}, monkeypatch)
     assert same.read(344).equals(expected)

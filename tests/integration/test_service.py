@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from penguins.inference import library_versions
-from penguins.registry import Registry, _signature
+from penguins.registry import Registry
+from penguins.registry.store import _signature
 from penguins.schema import EXAMPLE
 from support import ROOT, Service, free_port
 

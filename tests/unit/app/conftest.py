@@ -8,17 +8,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 import app.serving
-from app.compiled import load
 from app.main import create_app
+from app.serving.compiled import load
 from app.settings import Settings
 from penguins.registry import Registry
-from penguins.report import render
+from penguins.report.page import render
 
 
 @pytest.fixture(autouse=True)
 def compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile each model once for all tests: that takes two seconds, and there are hundreds that load the same one."""
-    monkeypatch.setattr(app.serving, "load", _load)
+    monkeypatch.setattr(app.serving.model_server, "load", _load)
 
 
 _loaded: dict[str, Any] = {}

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks import generate as module
 from benchmarks.generate import generate
+from penguins.data.source import check_source
 from penguins.registry import PROJECT
 from penguins.schema import CATEGORIES, COLUMNS, CSV_NAME, MISSING, NUMBERS, TARGET
-from penguins.source import check_source
 
 REAL = PROJECT / "dags" / CSV_NAME
 ROWS = 20_000

@@ -83,7 +83,7 @@ def test_publish_has_a_button_for_its_report(dag: Any) -> None:
 
 
 def test_only_a_lost_database_is_retried(dag: Any) -> None:
-    from penguins.warehouse import DatabaseLostError, LoadError
+    from penguins.data.warehouse import DatabaseLostError, LoadError
 
     for task in dag.tasks:
         assert task.retries > 0

@@ -27,7 +27,7 @@ from penguins.inference import (
     to_frame,
 )
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET
-from penguins.training import build_pipeline, fit
+from penguins.training.pipeline import build_pipeline, fit
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 Tables = tuple[pa.Table, pa.Table]

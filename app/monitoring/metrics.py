@@ -1,0 +1,126 @@
+"""What Prometheus reads at /metrics.
+
+Several workers write their counts to a shared folder once a second, and the one that is asked adds up its own and what
+the others wrote last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import accumulate
+from pathlib import Path
+from uuid import uuid4
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.monitoring.counts import BOUNDS, add_up, no_answers
+from app.serving.compiled import SHARED_FOLDER
+from app.serving.model_server import ModelServer
+
+log = logging.getLogger(__name__)
+
+SECONDS_TO_SHARE = 1.0
+
+
+class Metrics(Collector):
+    """The counts of all workers and the model server's state, for Prometheus."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self._server = server
+        self._stop = threading.Event()
+        folder = os.environ.get(SHARED_FOLDER)
+        # Not named by the process: a later one may get its number, and counts must not go back.
+        self._file = Path(folder, f"{uuid4().hex}.counts") if folder else None
+
+    def text(self) -> bytes:
+        """Return all of it in Prometheus' text format, summed up over the workers."""
+        return generate_latest(self.registry)
+
+    def start(self) -> None:
+        """Write the counts for the other workers every second, if there are any, until `stop`."""
+        self._stop.clear()
+        if self._file:
+            threading.Thread(target=self._share, args=(self._file,), name="metrics", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _share(self, file: Path) -> None:
+        while not self._stop.wait(SECONDS_TO_SHARE):
+            try:
+                written = file.with_suffix(".part")
+                written.write_bytes(pickle.dumps(self._server.counts()))
+                written.replace(file)
+            except OSError:
+                log.exception("the other workers cannot read this one's counts; the next time they may")
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, as `prometheus_client` asks for them."""
+        served, refused = self._server.served, self._server.refused
+        counts = self._server.counts()
+        if self._file:
+            for file in self._file.parent.glob("*.counts"):
+                if file != self._file:
+                    counts.add(pickle.loads(file.read_bytes()))  # noqa: S301 - from our own workers
+
+        requests = CounterMetricFamily(
+            "modelo_penguin_requests", "Requests answered, by endpoint and status", labels=["endpoint", "status"]
+        )
+        durations = HistogramMetricFamily(
+            "modelo_penguin_request_duration_seconds", "Until the answer was sent, by endpoint", labels=["endpoint"]
+        )
+        by_endpoint: dict[str, list[int]] = defaultdict(no_answers)
+        for (endpoint, status), found in sorted(counts.answers.items()):
+            requests.add_metric([endpoint, str(status)], sum(found[:-1]))
+            by_endpoint[endpoint] = add_up(by_endpoint[endpoint], found)
+        for endpoint, (*found, nanoseconds) in by_endpoint.items():
+            buckets = zip([*map(str, BOUNDS), "+Inf"], map(float, accumulate(found)), strict=True)
+            durations.add_metric([endpoint], list(buckets), nanoseconds / 1e9)
+        yield from (requests, durations)
+
+        predictions = CounterMetricFamily("modelo_penguin_predictions", "Rows predicted, by class", labels=["class"])
+        for label, count in counts.predictions.items():
+            predictions.add_metric([label], count)
+        yield predictions
+
+        yield CounterMetricFamily(
+            "modelo_penguin_model_loads", "Versions that took over, counted by each worker", value=counts.loads
+        )
+        yield CounterMetricFamily(
+            "modelo_penguin_model_rejections", "Versions that were refused, counted by each worker", counts.rejections
+        )
+        yield GaugeMetricFamily("modelo_penguin_ready", "1 while a proven model serves", value=served is not None)
+        yield GaugeMetricFamily(
+            "modelo_penguin_rejected", "1 while the version asked for is refused", value=refused is not None
+        )
+        yield GaugeMetricFamily(
+            "modelo_penguin_fallback",
+            "1 while the pipeline itself predicts, because it could not be compiled",
+            value=bool(served and served.fallback),
+        )
+        if served:
+            created = datetime.fromisoformat(served.manifest["created_at"]).timestamp()
+            yield GaugeMetricFamily("modelo_penguin_model_created_timestamp_seconds", "When it was trained", created)
+            accuracy = served.manifest["metrics"]["accuracy"]
+            yield GaugeMetricFamily("modelo_penguin_model_accuracy", "On the held-out rows", accuracy)
+            info = GaugeMetricFamily("modelo_penguin_model_info", "The version that serves", labels=["version"])
+            info.add_metric([served.version], 1)
+            yield info
+            rows = sum(next(iter(counts.drift.values())))
+            yield GaugeMetricFamily("modelo_penguin_drift_rows", "Rows asked since the version took over", rows)
+            drift = GaugeMetricFamily(
+                "modelo_penguin_drift_psi", "Population stability index against training", labels=["feature"]
+            )
+            for feature, index in served.drift.indices(counts.drift).items() if rows else ():
+                drift.add_metric([feature], index)
+            yield drift

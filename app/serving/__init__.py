@@ -1,0 +1,1 @@
+"""The model that serves: its life cycle, its compiled form, and the shortcut for valid requests."""

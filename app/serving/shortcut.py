@@ -1,0 +1,89 @@
+"""A shortcut for valid requests to POST /predict and /predict/batch, past most of what FastAPI does for a request.
+
+An ordinary request is parsed into Python objects, validated, answered through a response model and serialized. Here,
+pydantic-core takes a valid body straight from its bytes, and writes the answer straight to bytes. Anything else, every
+error included, goes to the ordinary route, which alone decides what is answered. Both give the same bytes:
+tests/unit/app/serving/test_shortcut.py holds them against each other.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+
+import anyio
+from pydantic_core import to_json
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.schemas import Batch, Record
+from app.serving.model_server import ModelServer, Served
+
+_record_of = Record.__pydantic_validator__.validate_json  # `model_validate_json` without its own handling of options
+
+
+class FastPredict:
+    """ASGI middleware around the application whose ordinary routes it cuts short, where a compiled model serves."""
+
+    def __init__(self, app: ASGIApp, server: ModelServer, max_bytes: int) -> None:
+        self.app = app
+        self.server = server
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        served = self.server.served
+        if served is None or served.fallback or not self._is_plain(scope):
+            await self.app(scope, receive, send)
+            return
+        started = perf_counter_ns()
+        message = await receive()
+        body = bytearray(message.get("body", b""))
+        while message.get("more_body") and len(body) <= self.max_bytes:
+            message = await receive()
+            body += message.get("body", b"")
+        try:
+            if message["type"] != "http.request" or message.get("more_body") or len(body) > self.max_bytes:
+                raise ValueError("not the whole body, or too much of it")
+            if scope["path"] == "/predict":
+                answer = to_json(served.answer(_record_of(body)))
+            else:
+                answer = await anyio.to_thread.run_sync(_answer_to_batch, body, served)
+        except Exception:  # a ValidationError, or what nobody expected: the ordinary route finds it again
+            await self.app(scope, _replay(bytes(body), message, receive), send)
+            return
+        headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+        # `CountRequests` sees the ordinary requests only: to look at each message costs more than to count.
+        self.server.recorder.answered(scope["path"], 200, perf_counter_ns() - started)
+
+    def _is_plain(self, scope: Scope) -> bool:
+        """Whether it is a POST of JSON of an allowed length to one of the two, with no header given twice."""
+        if scope["type"] != "http" or scope["path"] not in ("/predict", "/predict/batch"):
+            return False
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        return (
+            scope["method"] == "POST"
+            and not scope.get("root_path")
+            and len(headers) == len(scope["headers"])
+            and headers.get(b"content-type") == b"application/json"
+            and length.isdigit()
+            and len(length) < 10  # a longer one is the ordinary route's to judge
+            and int(length) <= self.max_bytes
+        )
+
+
+def _answer_to_batch(body: bytearray, served: Served) -> bytes:
+    return to_json(served.answer_batch(Batch.model_validate_json(body).records))
+
+
+def _replay(body: bytes, last: Message, receive: Receive) -> Receive:
+    """Return a `receive` that first gives the body that came, and how that ended."""
+    more = last["type"] != "http.request" or last.get("more_body", False)
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": more}]
+    if last["type"] != "http.request":
+        messages.append(last)
+
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    return again

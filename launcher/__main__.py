@@ -1,0 +1,150 @@
+"""Run the whole project without Docker: Airflow, the API and a first model, until Ctrl-C. This is `make run`.
+
+Takes AIRFLOW_PORT, API_PORT and MYSQL_URL (mysql://user:password@host:port/schema) from the environment.
+State lies in .local/, models/ and logs/. Everything listens on 127.0.0.1 only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import httpx2
+
+from launcher.airflow import DAG_ID, SECONDS_TO_START, Airflow, start_airflow, start_triggerer
+from launcher.console import LaunchError, Stop, say
+from launcher.environment import (
+    CONNECTION_ID,
+    LOCAL,
+    PASSWORD,
+    USER,
+    connection_from_environment,
+    environment,
+    port_from_environment,
+)
+from launcher.processes import COMPONENT_LOGS, Processes, wait_until
+from penguins.inference import ModelError, check_columns, check_libraries
+from penguins.registry import NoModelError, Registry, RegistryError
+from penguins.schema import EXAMPLE, TARGET
+
+
+def trained_version(registry: Registry) -> str | None:
+    """Return the version that serves, if it is whole and the API will take it; say what is wrong with it otherwise."""
+    try:
+        serving = registry.current()
+        manifest, _ = registry.read(serving)
+        check_libraries(manifest)
+        check_columns(manifest)
+    except NoModelError:
+        return None
+    except (RegistryError, ModelError) as error:
+        say(f"The model that is there cannot be used: {error}")
+        return None
+    return serving
+
+
+def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dict[str, Any]) -> None:
+    """Start everything in order, train if need be, and say what there is."""
+    processes.start("api", sys.executable, "-m", "app")
+    start_airflow(processes, airflow)
+    say(f"Airflow is healthy; connection {CONNECTION_ID} ({connection['conn_type']}): {airflow.connect(connection)}")
+
+    registry = Registry.from_environment()
+    if not (serving := trained_version(registry)):
+        wait_until(f"the DAG {DAG_ID}", airflow.has_dag, processes, SECONDS_TO_START)
+        run_id = airflow.trigger()
+        say(f"Training: run {run_id} of {DAG_ID}")
+        airflow.follow(run_id, processes)
+        serving = registry.current()
+    # Last, for no task of this DAG waits for it; without it, Airflow's home page shows a red triggerer.
+    start_triggerer(processes)
+
+    api = httpx2.Client(base_url=api_url, trust_env=False, timeout=30)
+
+    def served() -> Any:
+        response = api.get("/model-info")
+        return response.is_success and response.json()["version"] == serving and response.json()
+
+    info = wait_until(f"the API's load of version {serving}", served, processes, 60)
+    answer = api.post("/predict", json=EXAMPLE).raise_for_status().json()
+    held_out, surest = info["rows"]["test"], info["metrics"].get("headline")  # older versions have none
+    say(f"The API serves version {serving}: accuracy {info['accuracy']:.4f} on {held_out} held-out rows")
+    if surest:
+        low, high = surest["interval"]
+        say(
+            f"  {surest['method']}: {surest['accuracy']:.4f} of {surest['rows']} rows, interval {low:.4f} to {high:.4f}"
+        )
+    label = answer[TARGET.name]
+    say(f"A sample: {json.dumps(EXAMPLE)}")
+    say(f"  is {label}, with probability {answer['probabilities'][label]:.2f}")
+    print(
+        f"\n  Airflow      {airflow.url}   ({USER} / {PASSWORD})"
+        f"\n  API          {api_url}   (Swagger UI)"
+        f"\n  model        {api_url}/model-info"
+        f"\n  report       {api_url}/report"
+        f"\n  logs         {COMPONENT_LOGS.parent}"
+        "\n\n  Ctrl-C stops it all.\n",
+        flush=True,
+    )
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Hold the lock of this checkout's state: two launchers on one database would spoil it."""
+    LOCAL.mkdir(exist_ok=True)
+    with (LOCAL / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LaunchError("`make run` is running in this folder already. Stop that one first.") from None
+        yield
+
+
+def main() -> int:
+    processes: Processes | None = None
+
+    def stop(*_: Any) -> NoReturn:
+        # Raised while an object is being destroyed, it would be lost: the loops look at the mark as well.
+        if processes:
+            processes.stopping = True
+        raise Stop
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        signal.signal(number, stop)
+    try:
+        airflow_port = port_from_environment("AIRFLOW_PORT", 8080)
+        api_port = port_from_environment("API_PORT", 8989)
+        if airflow_port == api_port:
+            raise LaunchError(f"AIRFLOW_PORT and API_PORT are both {api_port}; choose two")
+        with only_one():
+            connection = connection_from_environment()
+            processes = Processes(environment(airflow_port, api_port))
+            try:
+                launch(
+                    processes, Airflow(f"http://127.0.0.1:{airflow_port}"), f"http://127.0.0.1:{api_port}", connection
+                )
+                while True:
+                    processes.check()
+                    time.sleep(0.5)
+            finally:
+                for number in signals:
+                    signal.signal(number, signal.SIG_IGN)
+                say("Stopping")
+                processes.stop()
+                say("Stopped")
+    except Stop:
+        return 0
+    except (LaunchError, httpx2.HTTPError) as error:
+        print(f"\nmake run: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The Airflow that was started, and its REST API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from launcher.console import LaunchError, say
+from launcher.environment import CONNECTION_ID, PASSWORD, USER
+from launcher.processes import Processes, wait_until
+
+DAG_ID = "modelo_penguin"
+SECONDS_TO_START = 180
+SECONDS_TO_TRAIN = 900
+
+
+class Airflow:
+    """The REST API of the Airflow that was started."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = httpx2.Client(base_url=url, trust_env=False, timeout=30)
+
+    def healthy(self) -> bool:
+        response = self.client.get("/api/v2/monitor/health")
+        return response.is_success and all(
+            response.json()[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor")
+        )
+
+    def log_in(self) -> None:
+        response = self.client.post("/auth/token", json={"username": USER, "password": PASSWORD})
+        response.raise_for_status()
+        self.client.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
+
+    def get(self, path: str) -> Any:
+        response = self.client.get(f"/api/v2/{path}")
+        response.raise_for_status()
+        return response.json()
+
+    def connect(self, connection: dict[str, Any]) -> str:
+        """Make the connection, or leave the one that is there unless MYSQL_URL asks for another; say what it is."""
+        path = f"/api/v2/connections/{CONNECTION_ID}"
+        present = self.client.get(path)
+        if present.status_code == 404:
+            self.client.post("/api/v2/connections", json=connection).raise_for_status()
+            return "made"
+        if connection["conn_type"] == "mysql":
+            self.client.patch(path, json=connection).raise_for_status()
+            return "set from MYSQL_URL"
+        return "kept as it was"
+
+    def has_dag(self, dag_id: str = DAG_ID) -> bool:
+        if errors := self.get("importErrors")["import_errors"]:
+            raise LaunchError(f"the DAG cannot be imported:\n{errors[0]['stack_trace']}")
+        return self.client.get(f"/api/v2/dags/{dag_id}").is_success
+
+    def trigger(self, dag_id: str = DAG_ID) -> str:
+        self.client.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}).raise_for_status()
+        response = self.client.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None})
+        response.raise_for_status()
+        return response.json()["dag_run_id"]
+
+    def follow(self, run_id: str, processes: Processes) -> None:
+        """Say each task's end as it comes; LaunchError with the failed task's log if the run fails."""
+        run, said = f"dags/{DAG_ID}/dagRuns/{run_id}", set()
+
+        def ended() -> str | None:
+            state = self.get(run)["state"]
+            for task in sorted(self.get(f"{run}/taskInstances")["task_instances"], key=lambda t: t["end_date"] or ""):
+                if (
+                    task["state"] in ("success", "failed", "up_for_retry")
+                    and (key := (task["task_id"], task["state"], task["try_number"])) not in said
+                ):
+                    said.add(key)
+                    say(f"  {task['task_id']:<18} {task['state']:<8} {task['duration'] or 0:5.1f} s")
+            return state if state in ("success", "failed") else None
+
+        if wait_until(f"the run {run_id}", ended, processes, SECONDS_TO_TRAIN) == "failed":
+            raise LaunchError(f"the run {run_id} failed.\n{self._failed_log(run)}")
+
+    def _failed_log(self, run: str) -> str:
+        for task in self.get(f"{run}/taskInstances")["task_instances"]:
+            if task["state"] == "failed":
+                log = self.get(f"{run}/taskInstances/{task['task_id']}/logs/{task['try_number']}?full_content=true")
+                return "\n".join([f"The log of {task['task_id']}:", *_log_lines(log["content"])])
+        return ""
+
+
+def _log_lines(content: list[Any]) -> Iterator[str]:
+    for entry in content:
+        if not isinstance(entry, dict):
+            yield str(entry)
+            continue
+        yield f"  {entry.get('level', ''):<8} {entry.get('event', '')}".rstrip()
+        for error in entry.get("error_detail") or []:
+            yield f"           {error['exc_type']}: {error['exc_value']}"
+
+
+def start_airflow(processes: Processes, airflow: Airflow) -> None:
+    """Start the components that a run needs, wait until they are healthy, and log in."""
+    migrated = Path(processes.env["AIRFLOW_HOME"]) / "migrated"
+    if not migrated.exists() or migrated.read_text() != version("apache-airflow"):
+        say("Preparing Airflow's database")
+        processes.start("db-migrate", "airflow", "db", "migrate")
+        processes.finish("db-migrate")
+        migrated.write_text(version("apache-airflow"))
+    say("Starting Airflow: api-server, scheduler, dag-processor")
+    processes.start("api-server", "airflow", "api-server")
+    # Their log servers would listen on every address. The logs are on this machine anyway.
+    processes.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
+    processes.start("dag-processor", "airflow", "dag-processor")
+    wait_until("Airflow's start", airflow.healthy, processes, SECONDS_TO_START)
+    airflow.log_in()
+
+
+def start_triggerer(processes: Processes) -> None:
+    processes.start("triggerer", "airflow", "triggerer", "--skip-serve-logs")

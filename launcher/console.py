@@ -1,0 +1,19 @@
+"""What the user is told."""
+
+from __future__ import annotations
+
+import time
+
+started = time.monotonic()
+
+
+class LaunchError(Exception):
+    """Something that the user can mend; the message says how."""
+
+
+class Stop(BaseException):
+    """Ctrl-C, SIGTERM or a closed terminal."""
+
+
+def say(text: str) -> None:
+    print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)

@@ -1,0 +1,235 @@
+"""The raw table in the database behind an Airflow connection: MySQL or MariaDB, or SQLite, the embedded default.
+
+What comes in is a hook of `airflow.providers.common.sql`; nothing else here knows of Airflow.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from penguins.data.source import Source, sha256_of
+from penguins.progress import Progress
+from penguins.schema import COLUMNS, MISSING, TABLE, Number
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+# Stands in the definition of every table that is made here, so that drop_schema knows its own.
+MARK = "made by modelo_penguin"
+# Client errors 2002 to 2013 and 2055: no connection, or it broke. Server errors: shutting down, connection killed.
+_LOST = {2002, 2003, 2005, 2006, 2012, 2013, 2055, 1053, 1927, 3169, 4031}
+
+
+class WarehouseError(RuntimeError):
+    """The database holds, or was asked for, what this DAG must not touch."""
+
+
+class LoadError(RuntimeError):
+    """The table would not have held exactly what the file says. Nothing was committed."""
+
+
+class DatabaseLostError(ConnectionError):
+    """The server cannot be reached or went away. The only failure worth a retry."""
+
+
+class Warehouse(ABC):
+    """The raw table in one database. `open_warehouse` makes the right kind for a hook."""
+
+    row_id: ClassVar[str]
+    rows_per_piece: ClassVar[int] = 250_000
+
+    def __init__(self, hook: DbApiHook) -> None:
+        self.hook = hook
+
+    @abstractmethod
+    def drop_schema(self, *, drop_foreign: bool) -> str:
+        """Drop and recreate the connection's schema, and return what was emptied.
+
+        Parameters
+        ----------
+        drop_foreign : bool
+            Whether tables that were not made here may go too.
+
+        Raises
+        ------
+        WarehouseError
+            If the connection names a system schema or none, or if foreign tables are there: they are listed.
+        DatabaseLostError
+        """
+
+    def create_raw_table(self) -> None:
+        """Create the raw table, empty, in place of any of that name that was made here."""
+        columns = [self.row_id]
+        columns += [f"{self.quote(c.name)} {c.sql_type}{' NOT NULL' if c.required else ''}" for c in COLUMNS]
+        with self.cursor() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS {self.quote(TABLE)}")
+            cursor.execute(self.create_statement(", ".join(columns)))
+
+    def load(self, source: Source) -> int:
+        """Put the checked file into the raw table in one transaction, in place of what the table held.
+
+        Returns
+        -------
+        int
+            Rows in the table, the same as in the file.
+
+        Raises
+        ------
+        LoadError
+            If the file changed since it was checked, on any warning, or if the table's row count differs.
+        DatabaseLostError
+        """
+        if (now := sha256_of(Path(source.path))) != source.sha256:
+            raise LoadError(
+                f"{source.path} changed since it was checked: its sha256 is {now}, expected is {source.sha256}. "
+                "Nothing was loaded; trigger the DAG again."
+            )
+        progress = Progress("loaded", source.rows)
+        with self.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {self.quote(TABLE)}")  # noqa: S608 - a constant, validated by quote()
+            self.bulk_load(cursor, source, progress)
+            cursor.execute(f"SELECT COUNT(*) FROM {self.quote(TABLE)}")  # noqa: S608
+            rows = int(cursor.fetchone()[0])
+            if rows != source.rows:
+                raise LoadError(
+                    f"the table would hold {rows} rows and the file has {source.rows}. Nothing was committed."
+                )
+        progress.done()
+        return rows
+
+    def read(self, expected_rows: int) -> pa.Table:
+        """Return the raw table in the order of the file, a piece at a time and compact.
+
+        Parameters
+        ----------
+        expected_rows : int
+            As many as were loaded.
+
+        Returns
+        -------
+        pyarrow.Table
+            float32 for numbers, dictionaries of the schema's values for categories, null for what is missing: 28 bytes
+            a row for the penguins, where a frame of pandas takes ten times that.
+
+        Raises
+        ------
+        WarehouseError
+            If the table holds another number of rows, or a category that the schema does not know.
+        DatabaseLostError
+        """
+        import pyarrow as pa
+
+        progress = Progress("read", expected_rows)
+        pieces, done = [], 0
+        for piece in self.pieces(", ".join(self.quote(c.name) for c in COLUMNS)):
+            pieces.append(compact(piece))
+            done += piece.num_rows
+            progress.at(done)
+        if done != expected_rows:
+            raise WarehouseError(
+                f"{TABLE} holds {done} rows, and {expected_rows} were loaded: somebody changed it since. "
+                "Trigger the DAG again."
+            )
+        progress.done()
+        return pa.concat_tables(pieces).combine_chunks()
+
+    def pieces(self, names: str) -> Iterator[pa.Table]:
+        """Yield the table in its order, with columns as the database's client gives them."""
+        import pyarrow as pa
+
+        types = [pa.float64() if isinstance(c, Number) else pa.string() for c in COLUMNS]
+        with self.cursor() as cursor:
+            cursor.execute(f"SELECT {names} FROM {self.quote(TABLE)} ORDER BY row_id")  # noqa: S608
+            while rows := cursor.fetchmany(self.rows_per_piece):
+                arrays = [pa.array(values, t) for values, t in zip(zip(*rows, strict=True), types, strict=True)]
+                yield pa.table(arrays, names=[c.name for c in COLUMNS])
+
+    @contextmanager
+    def cursor(self, schema: str | None = None) -> Iterator[Any]:
+        """Open a cursor whose work is committed at the end, or rolled back on an exception.
+
+        `schema` is the one to connect to, in place of the connection's own. Where there is no server, or it goes
+        away, DatabaseLostError is raised.
+        """
+        self.hook.schema = schema
+        try:
+            # Closing without a commit rolls back, also where the connection is too broken to be told so.
+            with closing(self.hook.get_conn()) as connection:
+                with closing(connection.cursor()) as cursor:
+                    yield cursor
+                connection.commit()
+        except Exception as error:
+            if _error_code(error) in _LOST:
+                raise DatabaseLostError(f"the database went away or cannot be reached: {error}") from error
+            raise
+
+    @abstractmethod
+    def create_statement(self, columns: str) -> str: ...
+
+    @abstractmethod
+    def bulk_load(self, cursor: Any, source: Source, progress: Progress) -> None: ...
+
+    @staticmethod
+    @abstractmethod
+    def quote(identifier: str) -> str: ...
+
+
+def open_warehouse(hook: DbApiHook) -> Warehouse:
+    """Return the warehouse for a hook, by its connection type: mysql or sqlite."""
+    from penguins.data.mysql import MySQLWarehouse
+    from penguins.data.sqlite import SQLiteWarehouse
+
+    kinds: dict[str, type[Warehouse]] = {"mysql": MySQLWarehouse, "sqlite": SQLiteWarehouse}
+    kind = kinds.get(hook.conn_type)
+    if kind is None:
+        raise WarehouseError(f"the connection's type is {hook.conn_type}; accepted are {' and '.join(kinds)}")
+    return kind(hook)
+
+
+def refuse_foreign(schema: str, foreign: list[str], drop_foreign: bool) -> None:
+    if foreign and not drop_foreign:
+        raise WarehouseError(
+            f"the schema {schema} holds tables that this DAG did not make: {', '.join(sorted(foreign))}. Nothing was "
+            "dropped. Use a schema of its own, or trigger with drop_foreign_tables to drop them."
+        )
+
+
+def null_if_missing(value: str) -> str:
+    for token in MISSING:
+        value = f"NULLIF({value}, '{token}')"
+    return value
+
+
+def compact(piece: pa.Table) -> pa.Table:
+    """Return a piece as it is written for training: 4 bytes for a number, an index for a category."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    arrays = []
+    for column in COLUMNS:
+        values = piece[column.name].combine_chunks()
+        if isinstance(column, Number):
+            arrays.append(pc.cast(values, pa.float32(), safe=False))
+            continue
+        accepted = pa.array(column.values, values.type)
+        indices = pc.index_in(values, value_set=accepted)
+        missing = pc.is_in(values, value_set=pa.array([*MISSING, None], values.type))
+        unknown = pc.filter(values, pc.and_not(pc.is_null(indices), missing))
+        if len(unknown):
+            raise WarehouseError(
+                f"{TABLE} holds {unknown[0].as_py()!r} in the column {column.name}; accepted is {column.rule}. "
+                "Trigger the DAG again: it loads the file anew."
+            )
+        arrays.append(pa.DictionaryArray.from_arrays(indices, accepted.cast(pa.string())))
+    return pa.table(arrays, names=[c.name for c in COLUMNS])
+
+
+def _error_code(error: Exception) -> int | None:
+    # mysql-connector-python has an errno, mysqlclient puts the number first into args.
+    code = getattr(error, "errno", None) or (error.args[0] if error.args else None)
+    return code if isinstance(code, int) else None

@@ -1,0 +1,1 @@
+"""What a trained pipeline is worth, and whether it may be published."""

@@ -1,0 +1,85 @@
+"""The facts of a new version, as its manifest, its report and the next gate need them."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from penguins.data.drift import as_written, histograms
+from penguins.evaluation.comparison import compare_with_serving
+from penguins.evaluation.gate import Accuracy, judge
+from penguins.evaluation.inspection import inspect
+from penguins.evaluation.scores import predict_unseen, score
+from penguins.inference import Model, golden_rows, library_versions
+from penguins.registry import Registry
+from penguins.schema import FEATURES
+from penguins.training.pipeline import label_codes
+
+GOLDEN_PER_CLASS = 5
+
+
+def evaluate(
+    pickled: bytes,
+    train: pa.Table,
+    test: pa.Table,
+    *,
+    registry: Registry,
+    min_accuracy: float,
+    max_accuracy_drop: float,
+    random_state: int,
+) -> dict[str, Any]:
+    """Score a run's model, judge it against the serving one, and gather what its manifest says.
+
+    Parameters
+    ----------
+    pickled : bytes
+        The run's own pickle: it is opened here, so its checksum must have been compared with the train task's.
+
+    Returns
+    -------
+    dict
+        `metrics` (with the verdict as `gate`), `classes`, `rows`, `columns`, `estimator`, `libraries`, `golden`,
+        `histograms`, `importance`, `calibration`; and what does not belong into the manifest: `points`, which are for
+        the report, and `predictions`, bytes, which the version keeps beside its pickle for the next gate.
+    """
+    pipeline = pickle.loads(pickled)  # noqa: S301
+    classes = [str(c) for c in pipeline.classes_]
+    metrics = score(pipeline, test)
+    unseen, beyond = predict_unseen(pipeline, train, test, random_state)
+    held_out = Accuracy("held-out", sum(row[i] for i, row in enumerate(metrics["confusion_matrix"])), test.num_rows)
+    headline = max(unseen.accuracy, held_out, key=lambda accuracy: accuracy.rows)  # the more rows, the surer
+    gate = judge(
+        headline,
+        compare_with_serving(registry, unseen),
+        min_accuracy=min_accuracy,
+        max_accuracy_drop=max_accuracy_drop,
+    )
+    return {
+        "metrics": {**metrics, **beyond, "headline": headline.facts(), "gate": asdict(gate)},
+        "classes": classes,
+        "rows": {"train": train.num_rows, "test": test.num_rows},
+        "columns": [{"kind": type(c).__name__.lower(), **asdict(c)} for c in FEATURES],
+        "estimator": type(pipeline[-1]).__name__,
+        "libraries": library_versions(),
+        "golden": golden_rows(Model(pipeline, tuple(classes)), golden_records(test)),
+        "histograms": histograms(train),
+        **inspect(pipeline, test, random_state),
+        "predictions": unseen.predictions.to_bytes(),
+    }
+
+
+def golden_records(table: pa.Table) -> list[dict[str, Any]]:
+    """Return a few records of each class, as they are and with every nullable feature missing in turn."""
+    names = [c.name for c in FEATURES]
+    nullable = [c.name for c in FEATURES if not c.required]
+    codes = label_codes(table)
+    records: list[dict[str, Any]] = []
+    for code in np.unique(codes):
+        rows = table.select(names).take(np.flatnonzero(codes == code)[:GOLDEN_PER_CLASS])
+        records += [{name: as_written(value) for name, value in row.items()} for row in rows.to_pylist()]
+        records += [{**records[-1], name: None} for name in nullable]
+    return records

@@ -1,0 +1,216 @@
+"""The gate before publishing: is the new model good enough, and is it worse than the one that serves?
+
+Two models are compared only on rows that neither was trained on. Each version keeps, for every row of its file,
+whether a model that had not seen the row predicted it right (`predictions.py`). Where the next version's file has the
+same row, the two are set side by side.
+
+The rule: a model is refused if its accuracy is under `min_accuracy`, or if on the rows compared it is right less often
+than the serving model, by more than `max_accuracy_drop` and by more than chance explains.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+# How seldom chance alone may make a model look as much worse as it does, for it to be refused: 5 of 100 cases.
+SIGNIFICANCE = 0.05
+# With fewer, the difference of two models is noise: one row would be more than 0.01.
+MIN_ROWS = 100
+Z95 = 1.959964  # the normal distribution's 97.5 % quantile
+
+Method = Literal["held-out", "cross-validation", "out-of-bag"]
+Outcome = Literal["first version", "no comparison", "too few rows", "not worse", "worse"]
+
+
+class GateError(RuntimeError):
+    """The model is not good enough to be published."""
+
+
+def wilson(right: int, rows: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, by Wilson: within 0 and 1, and not a mere point where all are right."""
+    if rows == 0:
+        return 0.0, 1.0
+    share, z2 = right / rows, Z95**2
+    middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = Z95 / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many rows were predicted right by models that had not seen them, and how that was measured."""
+
+    method: Method
+    right: int
+    rows: int
+
+    @property
+    def value(self) -> float:
+        return self.right / max(self.rows, 1)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for the manifest, with Wilson's 95 % interval."""
+        return {**asdict(self), "accuracy": self.value, "interval": list(wilson(self.right, self.rows))}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same rows, none of which either was trained on.
+
+    Attributes
+    ----------
+    rows : int
+        How many in all.
+    right, serving_right : int
+        How many each model predicted right.
+    only_right, only_serving_right : int
+        How many one predicted right and the other did not.
+    """
+
+    rows: int
+    right: int
+    serving_right: int
+    only_right: int
+    only_serving_right: int
+
+    @classmethod
+    def of(cls, right: np.ndarray, serving_right: np.ndarray) -> Comparison:
+        """Count rows from two arrays of bool, shape (n_rows,)."""
+        return cls(
+            rows=len(right),
+            right=int(right.sum()),
+            serving_right=int(serving_right.sum()),
+            only_right=int((right & ~serving_right).sum()),
+            only_serving_right=int((serving_right & ~right).sum()),
+        )
+
+    @property
+    def difference(self) -> float:
+        """The new model's accuracy less the serving one's; 0 without a row."""
+        return (self.right - self.serving_right) / max(self.rows, 1)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The difference's 95 % interval, by Agresti and Min (2005): half a row more of each kind of pair."""
+        rows, won, lost = self.rows + 2, self.only_right + 0.5, self.only_serving_right + 0.5
+        half = Z95 * math.sqrt(won + lost - (won - lost) ** 2 / rows) / rows
+        middle = (won - lost) / rows
+        return max(middle - half, -1.0), min(middle + half, 1.0)
+
+    @property
+    def p_value(self) -> float:
+        """How often chance alone makes an equally good model look this much worse: McNemar's test, exact, one-sided."""
+        from scipy.stats import binom
+
+        differing = self.only_right + self.only_serving_right
+        return float(binom.sf(self.only_serving_right - 1, differing, 0.5))
+
+    def outcome(self, max_accuracy_drop: float) -> Outcome:
+        """Return what the rows say of the new model."""
+        rounding = 1e-9  # 0.95 - 0.93 is a little more than 0.02
+        if -self.difference > max_accuracy_drop + rounding and self.p_value < SIGNIFICANCE:
+            return "worse"
+        return "too few rows" if self.rows < MIN_ROWS else "not worse"
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for the manifest, with what follows from the counts."""
+        derived = {"difference": self.difference, "interval": list(self.interval), "p_value": self.p_value}
+        return {**asdict(self), **derived}
+
+    def sentence(self, new: str, serving: str) -> str:
+        """Return the counts in words, with the two models called as given."""
+        low, high = self.interval
+        return (
+            f"on {self.rows:,} rows that neither was trained on, {new} is right on {self.right:,} and "
+            f"{serving} on {self.serving_right:,}; {new} alone is right on {self.only_right:,}, {serving} alone on "
+            f"{self.only_serving_right:,}; the difference is {100 * self.difference:+.2f} percentage points, with 95 % "
+            f"confidence between {100 * low:+.2f} and {100 * high:+.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The serving version as far as it can be compared with.
+
+    Attributes
+    ----------
+    version : str or None
+    outcome : str
+        Why there is no comparison, where there is none.
+    note : str
+        The same in words; or what else there is to say of the comparison.
+    comparison : Comparison or None
+    """
+
+    version: str | None = None
+    outcome: Outcome = "no comparison"
+    note: str = ""
+    comparison: Comparison | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says, and by which figures.
+
+    Attributes
+    ----------
+    accuracy, method : float, str
+        What `min_accuracy` was held against.
+    serving_accuracy : float or None
+        The serving version's, on the rows compared.
+    comparison : dict or None
+        As `Comparison.facts` gives it.
+    """
+
+    passed: bool
+    outcome: Outcome
+    reason: str
+    note: str
+    accuracy: float
+    method: Method
+    min_accuracy: float
+    max_accuracy_drop: float
+    serving_version: str | None
+    serving_accuracy: float | None
+    comparison: dict[str, Any] | None
+
+
+def judge(accuracy: Accuracy, rival: Rival, *, min_accuracy: float, max_accuracy_drop: float) -> Verdict:
+    """Pass a model that reaches `min_accuracy` and is not worse than the rival, by the rule at the top."""
+    comparison, serving = rival.comparison, f"the serving version {rival.version}"
+    outcome = comparison.outcome(max_accuracy_drop) if comparison else rival.outcome
+    measured = f"accuracy {accuracy.value:.4f} ({accuracy.method}, {accuracy.rows:,} rows)"
+    compared = comparison.sentence("the new model", serving) if comparison else rival.note
+    if accuracy.value < min_accuracy:
+        reason = f"{measured} is under min_accuracy {min_accuracy:g}"
+    elif comparison and outcome == "worse":
+        reason = (
+            f"worse than {serving}: {compared}. That is more than max_accuracy_drop {max_accuracy_drop:g} allows, and "
+            f"chance alone would do it in {100 * comparison.p_value:.2g} of 100 cases (accepted are {SIGNIFICANCE:.0%})"
+        )
+    elif outcome == "too few rows":
+        reason = (
+            f"{measured} reaches min_accuracy {min_accuracy:g}. That alone decides, because too few rows can be "
+            f"compared: {compared}; needed are {MIN_ROWS}"
+        )
+    elif comparison:
+        reason = f"{measured} reaches min_accuracy {min_accuracy:g}. Not worse than {serving}: {compared}"
+    else:
+        reason = f"{measured} reaches min_accuracy {min_accuracy:g}. Compared with nothing: {compared}"
+    return Verdict(
+        passed=accuracy.value >= min_accuracy and outcome != "worse",
+        outcome=outcome,
+        reason=reason,
+        note=rival.note,
+        accuracy=accuracy.value,
+        method=accuracy.method,
+        min_accuracy=min_accuracy,
+        max_accuracy_drop=max_accuracy_drop,
+        serving_version=rival.version,
+        serving_accuracy=comparison.serving_right / comparison.rows if comparison and comparison.rows else None,
+        comparison=comparison.facts() if comparison else None,
+    )

@@ -1,0 +1,5 @@
+"""The models on the shared volume. `python -m penguins.registry --help` lists its commands."""
+
+from penguins.registry.store import PROJECT, VERSION_PATTERN, NoModelError, Registry, RegistryError
+
+__all__ = ["PROJECT", "VERSION_PATTERN", "NoModelError", "Registry", "RegistryError"]

@@ -1,0 +1,1 @@
+"""From rows to a trained pipeline, on this machine or on a cluster."""

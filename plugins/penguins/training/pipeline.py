@@ -1,0 +1,196 @@
+"""From the raw table to a trained pipeline: cleaning, split and fit."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from functools import reduce
+from threading import Lock
+from typing import TextIO
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+from penguins.progress import Progress
+from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
+from penguins.training.cluster import VARIABLE, fit_forest
+
+# Of cross-validation: it puts at least one row of each class into each fold.
+FOLDS = 10
+ROWS_HASHED_AT_ONCE = 500_000
+
+log = logging.getLogger(__name__)
+
+
+def clean(raw: pa.Table) -> pa.Table:
+    """Return the rows to train on: without those that lack every measurement, as the API answers none of them."""
+    if not NUMBERS:
+        return raw
+    measured = [pc.is_valid(raw[c.name]) for c in NUMBERS]
+    return raw.filter(reduce(pc.or_, measured))
+
+
+def split(table: pa.Table, *, test_size: float, random_state: int) -> tuple[pa.Table, pa.Table]:
+    """Return (train, test), shuffled, and stratified by the target. Rows with equal features stay on one side."""
+    codes, first = distinct_rows(table)
+    train, test = train_test_split(
+        np.arange(len(first)), test_size=test_size, random_state=random_state, stratify=label_codes(table)[first]
+    )
+    copies = np.setdiff1d(np.arange(table.num_rows), first, assume_unique=True)
+    held_out = np.isin(codes[copies], test)
+    return (
+        table.take(np.concatenate([first[train], copies[~held_out]])),
+        table.take(np.concatenate([first[test], copies[held_out]])),
+    )
+
+
+def row_keys(table: pa.Table) -> np.ndarray:
+    """Return a 64-bit hash of each row's features, shape (n_rows,): equal rows have equal keys, in every file."""
+    pieces = [
+        pd.util.hash_pandas_object(feature_frame(table.slice(start, ROWS_HASHED_AT_ONCE)), index=False)
+        for start in range(0, table.num_rows, ROWS_HASHED_AT_ONCE)
+    ]
+    return np.concatenate([np.empty(0, np.uint64), *pieces])
+
+
+def distinct_rows(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's group, and the first row of each group: rows with equal features are one.
+
+    Where a class would have fewer groups than cross-validation has folds, such rows are no copies but the nature of the
+    table, as where it has a few categories alone. Then each row is a group of its own.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_rows,)
+    numpy.ndarray, shape (n_groups,)
+    """
+    every_row = np.arange(table.num_rows)
+    groups, keys = pd.factorize(row_keys(table))
+    if len(keys) == len(groups):
+        return every_row, every_row
+    first = np.flatnonzero(~pd.Series(groups).duplicated())
+    labels = label_codes(table)
+    present = np.unique(labels)
+    if np.bincount(labels[first], minlength=len(TARGET.values))[present].min() < FOLDS:
+        log.info("rows with the same features count one by one: by class there are too few that differ")
+        return every_row, every_row
+    return groups, first
+
+
+def label_codes(table: pa.Table) -> np.ndarray:
+    """Return each row's target as its place in the schema's values, shape (n_rows,)."""
+    return table[TARGET.name].combine_chunks().indices.to_numpy()
+
+
+def feature_frame(table: pa.Table) -> pd.DataFrame:
+    """Return the features for a fit: float32 and pandas' categories, which are small, NaN for what is missing."""
+    return table.select([c.name for c in FEATURES]).to_pandas()
+
+
+def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, rows: int) -> Pipeline:
+    """Return the unfitted pipeline: imputation, one-hot and standard scaling, then a random forest.
+
+    Parameters
+    ----------
+    max_samples : int
+        Rows that a tree sees at most. It only limits a table that has more.
+    rows : int
+        Rows of the training table.
+    """
+    # A feature that every row misses is kept, as a constant without information, so that it may come later.
+    numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+    categories = make_pipeline(
+        SimpleImputer(strategy="most_frequent", keep_empty_features=True),
+        OneHotEncoder(
+            categories=[list(c.values) for c in CATEGORIES],
+            handle_unknown="ignore",
+            sparse_output=False,
+            dtype=np.float32,  # what the trees take; a column of float64 would turn all others into it
+        ),
+    )
+    columns = ColumnTransformer(
+        [
+            ("numbers", numbers, [c.name for c in NUMBERS]),
+            ("categories", categories, [c.name for c in CATEGORIES]),
+        ]
+    )
+    forest = RandomForestClassifier(
+        n_estimators=n_estimators,
+        max_samples=max_samples if rows > max_samples else None,
+        random_state=random_state,
+        n_jobs=-1,
+    )
+    return Pipeline([("columns", columns), ("forest", forest)])
+
+
+def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
+    """Fit the pipeline in place and return its pickle, the same bytes for the same rows and seed."""
+    labels = np.array(TARGET.values, dtype=object)[label_codes(train)]
+    forest = pipeline.named_steps["forest"]
+    progress = Progress("fitted", train.num_rows)
+    features = pipeline[:-1].fit_transform(feature_frame(train))
+    with nullcontext() if os.environ.get(VARIABLE) else _progress_of_trees(forest):
+        fit_forest(forest, features, labels)
+    progress.done()
+    forest.estimators_ = [_as_if_grown_alone(tree) for tree in forest.estimators_]
+    # Parallel predictions add up in any order, and so differ in the last bit.
+    forest.n_jobs = None
+    return pickle.dumps(pipeline, protocol=5)
+
+
+def _as_if_grown_alone(tree: DecisionTreeClassifier) -> DecisionTreeClassifier:
+    # Which strings trees share depends on the process that grew them, and shows in the pickle of the forest. Here each
+    # gets values of its own, and the names of its attributes from the one place where Python keeps such names.
+    copy = pickle.loads(pickle.dumps(tree))  # noqa: S301 - our own
+    copy.__dict__ = {sys.intern(name): value for name, value in vars(copy).items()}
+    return copy
+
+
+class _TreeCounter(io.TextIOBase):
+    """Turns the lines that scikit-learn and joblib print about trees into our own, and lets all others through."""
+
+    def __init__(self, passed_on: TextIO, trees: int) -> None:
+        self.passed_on, self.trees = passed_on, trees
+        self.started = self.line_ends_to_drop = 0
+        self.lock = Lock()  # each tree is announced by the thread that grows it
+
+    def write(self, text: str) -> int:
+        with self.lock:
+            if text.startswith("building tree"):
+                if not self.started:
+                    self.progress = Progress("grown", self.trees, "trees")
+                self.progress.at(self.started)
+                self.started += 1
+                self.line_ends_to_drop += not text.endswith("\n")
+            elif text == "\n" and self.line_ends_to_drop:
+                self.line_ends_to_drop -= 1
+            elif not text.startswith("[Parallel("):
+                self.passed_on.write(text)
+        return len(text)
+
+
+@contextmanager
+def _progress_of_trees(forest: RandomForestClassifier) -> Iterator[None]:
+    forest.verbose = 2  # says each tree
+    try:
+        with (
+            redirect_stdout(_TreeCounter(sys.stdout, forest.n_estimators)),
+            redirect_stderr(_TreeCounter(sys.stderr, forest.n_estimators)),
+        ):
+            yield
+    finally:
+        forest.verbose = 0

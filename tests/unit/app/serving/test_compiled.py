@@ -1,0 +1,348 @@
+"""The compiled pipeline predicts as the pickled one does, whatever estimator a fork puts into it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pytest
+from sklearn.base import ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.svm import SVC
+
+import app.serving.compiled
+import app.serving.compiler
+from app.serving.compiled import SHARED_FOLDER, Compiled, CompiledModel, CompileError, CompilerLostError, load
+from app.serving.compiler import compile_model
+from penguins import inference
+from penguins.evaluation.facts import golden_records
+from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, to_frame
+from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
+from penguins.training import pipeline as training
+from penguins.training.pipeline import build_pipeline, feature_frame, fit
+from support import ROOT
+
+Trained = tuple[bytes, dict[str, Any]]
+Frames = tuple[pd.DataFrame, pd.DataFrame]
+Tables = tuple[pa.Table, pa.Table]
+
+
+def fitted(table: pa.Table, estimator: ClassifierMixin | None = None) -> Model:
+    pipeline = build_pipeline(n_estimators=100, max_samples=100_000, random_state=42, rows=table.num_rows)
+    if estimator is not None:
+        pipeline.steps[-1] = ("estimator", estimator)
+        pipeline.fit(to_frame(feature_frame(table)), table[TARGET.name].to_pylist())
+    else:
+        pipeline = pickle.loads(fit(pipeline, table))
+    return Model(pipeline, tuple(str(name) for name in pipeline.classes_))
+
+
+@pytest.fixture(scope="module")
+def forest(penguins_tables: Tables) -> Model:
+    """The forest of the DAG's defaults."""
+    return fitted(penguins_tables[0])
+
+
+@pytest.fixture(scope="module")
+def golden(forest: Model, penguins_tables: Tables) -> dict[str, Any]:
+    return golden_rows(forest, golden_records(penguins_tables[1]))
+
+
+@pytest.fixture(scope="module")
+def compiled(forest: Model, golden: dict[str, Any]) -> CompiledModel:
+    return CompiledModel(compile_model(forest, golden), forest.classes)
+
+
+def difference(model: Model, compiled: CompiledModel, records: Sequence[Record]) -> tuple[int, float]:
+    """Return how many labels differ, and the largest difference of a probability."""
+    expected, came = model.predict(records), compiled.predict(records)
+    probabilities = [np.array([list(p.probabilities.values()) for p in side]) for side in (expected, came)]
+    labels = sum(e.label != c.label for e, c in zip(expected, came, strict=True))
+    return labels, float(np.abs(probabilities[0] - probabilities[1]).max())
+
+
+def drawn(rows: int, seed: int = 0, *, nulls: float = 0) -> list[dict[str, Any]]:
+    """Return records drawn evenly from all that the API accepts, a share of their nullable values missing."""
+    random = np.random.default_rng(seed)
+    records = [
+        dict(zip([c.name for c in FEATURES], values, strict=True))
+        for values in zip(
+            *(
+                random.uniform(c.minimum, c.maximum, rows).tolist()
+                if isinstance(c, Number)
+                else random.choice(c.values, rows).tolist()
+                for c in FEATURES
+            ),
+            strict=True,
+        )
+    ]
+    for record in records:
+        for column in FEATURES:
+            if not column.required and random.random() < nulls:
+                record[column.name] = None
+    return records
+
+
+def around_thresholds(forest: Model, rows: int) -> list[dict[str, Any]]:
+    """Return records of which one number lies within one float of a threshold, once scaled: on it or on either side."""
+    random = np.random.default_rng(0)
+    scaler = forest.pipeline[0].named_transformers_["numbers"][-1]
+    trees = [tree.tree_ for tree in forest.pipeline[-1].estimators_]
+    feature = np.concatenate([t.feature for t in trees])
+    threshold = np.concatenate([t.threshold for t in trees]).astype(np.float32)
+    numbers = np.flatnonzero((feature >= 0) & (feature < len(NUMBERS)))
+    records = drawn(rows)
+    for record, node in zip(records, random.choice(numbers, rows), strict=True):
+        column = feature[node]
+        towards = np.float32(random.choice([-np.inf, np.inf]))
+        scaled = threshold[node] if random.random() < 1 / 3 else np.nextafter(threshold[node], towards)
+        value = float(scaled) * scaler.scale_[column] + scaler.mean_[column]
+        if random.random() < 0.5:
+            value = np.nextafter(value, random.choice([-np.inf, np.inf]))
+        record[NUMBERS[column].name] = float(value)
+    return records
+
+
+# The forest
+
+
+def test_no_label_differs_from_the_pickles_and_probabilities_agree(
+    forest: Model, compiled: CompiledModel, penguins_frames: Frames
+) -> None:
+    data = pd.concat(penguins_frames)[[c.name for c in FEATURES]].astype(object)
+    for what, records in {
+        "the data": data.where(data.notna(), None).to_dict("records"),
+        "random rows": drawn(100_000),
+        "rows within one float of a threshold": around_thresholds(forest, 50_000),
+        "rows with nulls": drawn(20_000, nulls=0.3),
+    }.items():
+        labels, largest = difference(forest, compiled, records)
+        print(f"{what}: {len(records)} rows, {labels} labels different, probabilities by at most {largest:.1e}")
+        assert labels == 0
+        assert largest <= TOLERANCE
+
+
+def test_without_the_cast_to_float32_the_same_rows_show_it(forest: Model, golden: dict[str, Any]) -> None:
+    columns, fills = app.serving.compiler._without_imputers(forest.pipeline)
+    other = CompiledModel(Compiled(app.serving.compiler._graph(forest.pipeline, columns, ()), fills), forest.classes)
+    labels, largest = difference(forest, other, around_thresholds(forest, 5000))
+    assert labels > 0
+    assert largest > TOLERANCE
+    with pytest.raises(CompileError, match="differs on rows around the thresholds"):
+        app.serving.compiler._prove_same(forest, other, golden)
+
+
+@pytest.mark.parametrize("name", [c.name for c in FEATURES if not c.required])
+def test_nulls_are_imputed_as_the_pipeline_does(forest: Model, compiled: CompiledModel, name: str) -> None:
+    assert difference(forest, compiled, [{**record, name: None} for record in drawn(500)])[0] == 0
+
+
+def test_probabilities_are_floats_of_every_class_that_sum_to_one(compiled: CompiledModel) -> None:
+    for prediction in compiled.predict(drawn(100)):
+        assert tuple(prediction.probabilities) == TARGET.values
+        assert {type(p) for p in prediction.probabilities.values()} == {float}
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert compiled.predict([EXAMPLE])[0].probabilities[TARGET.example] == 1
+
+
+def test_one_record_is_predicted_as_among_many(compiled: CompiledModel) -> None:
+    records = drawn(200, nulls=0.2)
+    assert [compiled.predict([record])[0] for record in records] == compiled.predict(records)
+
+
+# What a fork may put in its place
+
+
+ESTIMATORS: dict[str, tuple[ClassifierMixin, bool]] = {
+    "forest": (RandomForestClassifier(random_state=0), True),
+    "extra trees": (ExtraTreesClassifier(random_state=0), True),
+    "gradient boosting": (GradientBoostingClassifier(random_state=0), True),
+    # skl2onnx 1.20 has no converter for it that works.
+    "hist gradient boosting": (HistGradientBoostingClassifier(random_state=0), False),
+    "logistic regression": (LogisticRegression(max_iter=1000), True),
+    "support vectors": (SVC(probability=True, random_state=0), True),
+    "calibrated": (CalibratedClassifierCV(SVC()), True),
+    "calibrated forest": (CalibratedClassifierCV(RandomForestClassifier(30, random_state=0)), True),
+    # Steps of the calibration are rounded differently.
+    "calibrated by steps": (
+        CalibratedClassifierCV(RandomForestClassifier(30, random_state=0), method="isotonic"),
+        False,
+    ),
+    # Neighbours at the same distance come in another order.
+    "neighbours": (KNeighborsClassifier(), False),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # SVC's probability will go; forks still have it
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_is_compiled_and_proven_or_serves_itself(
+    penguins_tables: Tables, trained: tuple[bytes, dict[str, Any]], name: str
+) -> None:
+    estimator, compiles = ESTIMATORS[name]
+    train, test = penguins_tables
+    model = fitted(train, estimator)
+    manifest = {
+        **trained[1],
+        "classes": list(model.classes),
+        "golden": golden_rows(model, golden_records(test)),
+    }
+    loaded, fallback = load(pickle.dumps(model.pipeline), manifest)
+    assert (fallback is None) == compiles, fallback
+    assert isinstance(loaded, CompiledModel if compiles else Model)
+    records = drawn(3000, seed=7, nulls=0.1)
+    expected, came = model.predict(records), loaded.predict(records)
+    assert [c.label for c in came] == [e.label for e in expected]
+    np.testing.assert_allclose(
+        [list(c.probabilities.values()) for c in came],
+        [list(e.probabilities.values()) for e in expected],
+        rtol=0,
+        atol=TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize("kept", [NUMBERS, CATEGORIES], ids=["no categories", "no numbers"])
+def test_a_table_of_one_kind_of_columns_is_compiled(
+    penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch, kept: tuple[Any, ...]
+) -> None:
+    for module in (app.serving.compiler, inference, training):
+        monkeypatch.setattr(module, "FEATURES", kept)
+    for module in (app.serving.compiled, app.serving.compiler, training):
+        monkeypatch.setattr(module, "NUMBERS", tuple(c for c in kept if isinstance(c, Number)))
+        monkeypatch.setattr(module, "CATEGORIES", tuple(c for c in kept if not isinstance(c, Number)))
+    train, _ = penguins_tables
+    model = fitted(train.select([TARGET.name, *(c.name for c in kept)]))
+    records = [{c.name: record[c.name] for c in kept} for record in drawn(2000, nulls=0.1)]
+    compiled = CompiledModel(compile_model(model, golden_rows(model, records[:20])), model.classes)
+    labels, largest = difference(model, compiled, records)
+    assert labels == 0
+    assert largest <= TOLERANCE
+
+
+def test_without_an_imputer_a_category_that_may_be_null_is_not_compiled(forest: Model, golden: dict[str, Any]) -> None:
+    pipeline = copy.copy(forest.pipeline)
+    columns = copy.copy(pipeline[0])
+    columns.transformers_ = [
+        (name, make_pipeline(*(step for _, step in transformer.steps[1:])), names)
+        for name, transformer, names in columns.transformers_
+    ]
+    pipeline.steps = [("columns", columns), *pipeline.steps[1:]]
+    with pytest.raises(CompileError, match="nothing is known to put in the place of sex's nulls"):
+        compile_model(Model(pipeline, forest.classes), golden)
+
+
+def test_a_pipeline_of_another_make_is_not_compiled(forest: Model, golden: dict[str, Any]) -> None:
+    with pytest.raises(CompileError, match="cannot be compiled"):
+        compile_model(Model(Pipeline(forest.pipeline.steps[1:]), forest.classes), golden)
+
+
+# load
+
+
+def test_a_model_that_must_not_serve_is_refused_with_its_reason(trained: Trained) -> None:
+    pickled, facts = trained
+    golden = copy.deepcopy(facts["golden"])
+    golden["labels"][0] = "Gentoo"
+    with pytest.raises(ModelError, match="golden row 1 gives"):
+        load(pickled, {**facts, "golden": golden})
+    with pytest.raises(ModelError, match="does not open as a classifier"):
+        load(b"no pickle", facts)
+
+
+def test_a_compiler_that_dies_or_takes_too_long_leaves_the_pipeline(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "compiler"
+    monkeypatch.setattr(app.serving.compiled.sys, "executable", str(compiler))
+    compiler.write_text("#!/bin/sh\necho killed by the test >&2\nkill -9 $$\n")
+    compiler.chmod(0o755)
+    model, fallback = load(*trained)
+    assert isinstance(model, Model)
+    assert fallback == "the compiler ended with exit code -9 killed by the test"
+    compiler.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(app.serving.compiled, "SECONDS_TO_COMPILE", 0.2)
+    model, fallback = load(*trained)
+    assert model.predict([EXAMPLE])[0].label == TARGET.example
+    assert fallback == "compiling takes more than 0.2 s"
+
+
+def test_the_compiler_ends_with_the_service(tmp_path: Path) -> None:
+    reading, writing = os.pipe()  # held open, so that it waits for its orders for ever
+    service = (
+        "import os, subprocess, sys\n"
+        f"command = [sys.executable, '-m', 'app.serving.compiler', str(os.getpid())]\n"
+        f"print(subprocess.Popen(command, stdin={reading}).pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", service],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "plugins")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[reading],
+        text=True,
+    ) as process:
+        assert process.stdout
+        compiler = psutil.Process(int(process.stdout.readline()))
+        assert compiler.is_running()
+        process.kill()
+    _, alive = psutil.wait_procs([compiler], timeout=30)
+    os.close(writing)
+    os.close(reading)
+    assert alive == []
+
+
+def test_onnx_runtime_keeps_no_files_of_its_own_and_sends_nothing(tmp_path: Path) -> None:
+    env = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
+    subprocess.run([sys.executable, "-c", "import app.serving.compiled"], env=env, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_compile_once(trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
+    load(*trained)
+    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: pytest.fail("compiled again"))
+    model, fallback = load(*trained)
+    assert isinstance(model, CompiledModel)
+    assert fallback is None
+    pickled, facts = trained
+    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: CompileError("no graph"))
+    for _ in range(2):
+        assert load(pickled, {**facts, "dag_run_id": "another"})[1] == "no graph"
+        monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: pytest.fail("compiled again"))
+    assert len(list(tmp_path.glob("*.compiled"))) == 1
+
+
+def test_a_compiler_that_was_lost_is_asked_again(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
+    asked = []
+
+    def lost(*_: Any) -> CompilerLostError:
+        asked.append(1)
+        return CompilerLostError("out of memory")
+
+    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lost)
+    for _ in range(2):
+        assert load(*trained)[1] == "out of memory"
+    assert len(asked) == 2

@@ -1,0 +1,242 @@
+"""The model's life cycle. `refresh` is what the watching thread calls; here it is called by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+import app.main
+import app.serving
+import app.serving.compiled
+from app.errors import ModelNotReadyError
+from app.serving.compiled import CompileError
+from app.serving.model_server import ModelServer
+from penguins.inference import ModelError
+from penguins.registry import Registry
+from penguins.schema import EXAMPLE
+
+Publish = Callable[[], dict[str, Any]]
+
+
+@pytest.fixture
+def server(registry: Registry) -> ModelServer:
+    return ModelServer(registry, poll_seconds=1, retry_seconds=0.001)
+
+
+def spoil(registry: Registry, version: str) -> None:
+    path = registry.root / version / "model.pkl"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_without_a_model_the_reason_is_given(server: ModelServer) -> None:
+    server.refresh()
+    with pytest.raises(ModelNotReadyError, match="trigger the DAG modelo_penguin"):
+        server.require()
+
+
+def test_a_new_version_is_taken_and_so_is_a_rollback(server: ModelServer, registry: Registry, publish: Publish) -> None:
+    first = publish()["version"]
+    server.refresh()
+    assert server.require().version == first
+    second = publish()["version"]
+    server.refresh()
+    assert server.require().version == second
+    registry.activate(first)
+    server.refresh()
+    assert server.require().version == first
+
+
+def test_the_same_version_is_not_loaded_again(server: ModelServer, publish: Publish) -> None:
+    publish()
+    server.refresh()
+    before = server.require()
+    server.refresh()
+    assert server.require() is before
+
+
+def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
+    server: ModelServer, registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = publish()["version"]
+    server.refresh()
+    bad = publish()["version"]
+    spoil(registry, bad)
+    server.refresh()
+    assert server.require().version == good
+    server.refresh()
+    assert server.refused is not None
+    assert server.refused.version == bad
+    assert "sha256" in server.refused.reason
+    assert server.counts().rejections == 1
+    assert server.counts().loads == 1
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
+        f"version {bad} refused: {server.refused.reason}"
+    ]
+    registry.activate(good)
+    server.refresh()
+    assert server.refused is None
+
+
+def test_where_nothing_is_good_each_version_is_refused_once_however_often_it_is_tried(
+    server: ModelServer, registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions = {publish()["version"] for _ in range(3)}
+    for version in versions:
+        spoil(registry, version)
+    for _ in range(4):
+        server.refresh()
+        time.sleep(0.005)  # longer than what it waits before it tries again
+    assert server.served is None
+    assert server.refused is not None
+    assert server.refused.version == registry.current()
+    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 3
+    assert server.counts().rejections == 3
+    good = publish()["version"]
+    server.refresh()
+    assert server.require().version == good
+    (registry.root / "current").write_text(next(iter(versions)))  # asked for anew, it is refused anew
+    server.refresh()
+    assert server.counts().rejections == 4
+
+
+def test_a_model_that_cannot_be_compiled_serves_itself_and_says_so(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app.serving.model_server, "load", app.serving.compiled.load)
+    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: CompileError("no graph for this"))
+    publish()
+    with TestClient(app.main.create_app(registry=registry)) as client:
+        info = client.get("/model-info").json()
+        assert (info["predictor"], info["fallback"]) == ("pipeline", "no graph for this")
+        assert "modelo_penguin_fallback 1.0" in client.get("/metrics").text
+        assert client.post("/predict", json=EXAMPLE).json()["species"] == "Gentoo"
+        answer = client.post("/predict/batch", json={"records": [EXAMPLE] * 3}).json()
+        assert [p["species"] for p in answer["predictions"]] == ["Gentoo"] * 3
+    assert "the pipeline itself predicts, and slowly: no graph for this" in caplog.text
+
+
+def test_a_rollback_to_what_served_before_is_not_compiled_again(
+    server: ModelServer, registry: Registry, publish: Publish
+) -> None:
+    first = publish()["version"]
+    server.refresh()
+    before = server.require()
+    publish()
+    server.refresh()
+    assert server.require() is not before
+    registry.activate(first)
+    server.refresh()
+    assert server.require().model is before.model
+
+
+def test_a_refused_version_that_was_mended_is_taken(server: ModelServer, registry: Registry, publish: Publish) -> None:
+    publish()
+    server.refresh()
+    later = publish()["version"]
+    path = registry.root / later / "model.pkl"
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    server.refresh()
+    assert server.require().version != later
+    path.write_bytes(whole)
+    server._retry_at = 0
+    server.refresh()
+    assert server.require().version == later
+    assert server.refused is None
+
+
+def test_a_start_on_a_bad_version_serves_the_newest_good_one_and_says_so(
+    server: ModelServer, registry: Registry, publish: Publish
+) -> None:
+    oldest, older, newest = publish()["version"], publish()["version"], publish()["version"]
+    spoil(registry, newest)
+    server.refresh()
+    assert server.require().version == older != oldest
+    assert server.refused is not None
+    assert server.refused.version == newest
+
+
+def test_older_versions_are_not_tried_at_every_look(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ModelServer(registry, poll_seconds=1, retry_seconds=60)
+    versions = [publish()["version"] for _ in range(3)]
+    tried: list[str] = []
+
+    def bad(_: bytes, manifest: dict[str, Any]) -> Any:
+        tried.append(manifest["version"])
+        raise ModelError("bad")
+
+    monkeypatch.setattr(app.serving.model_server, "load", bad)
+    for _ in range(5):
+        server.refresh()
+    assert tried == versions[::-1]
+
+
+def test_a_start_with_nothing_but_bad_versions_gives_the_reason(
+    server: ModelServer, registry: Registry, publish: Publish
+) -> None:
+    version = publish()["version"]
+    spoil(registry, version)
+    server.refresh()
+    with pytest.raises(ModelNotReadyError, match=rf"{version}: its pickle's sha256"):
+        server.require()
+
+
+@pytest.mark.parametrize("content", [b"", b"../../etc", b"\xff\xfe", b"20260101T000000Z-00000000"])
+def test_a_pointer_to_nothing_leaves_what_serves(
+    server: ModelServer, registry: Registry, publish: Publish, content: bytes
+) -> None:
+    good = publish()["version"]
+    server.refresh()
+    (registry.root / "current").write_bytes(content)
+    server.refresh()
+    assert server.require().version == good
+    assert server.refused is not None
+
+
+def test_a_volume_that_is_gone_leaves_what_serves(server: ModelServer, registry: Registry, publish: Publish) -> None:
+    good = publish()["version"]
+    server.refresh()
+    shutil.rmtree(registry.root)
+    server.refresh()
+    assert server.require().version == good
+
+
+def test_a_signed_manifest_that_makes_no_sense_is_refused(
+    server: ModelServer, registry: Registry, publish: Publish
+) -> None:
+    good = publish()["version"]
+    server.refresh()
+    bad = registry.publish(b"no pickle", {"metrics": {"accuracy": 1.0}, "dag_run_id": "x"})["version"]
+    server.refresh()
+    assert server.require().version == good
+    assert server.refused is not None
+    assert server.refused.version == bad
+
+
+def test_the_service_swaps_while_it_runs(client: TestClient, registry: Registry, publish: Publish) -> None:
+    """The watching thread at work: 503, a first model, a bad one, all without a restart."""
+    assert client.post("/predict", json=EXAMPLE).status_code == 503
+    first = publish()["version"]
+    assert version_after(client, first) == first
+    bad = publish()["version"]
+    manifest = registry.root / bad / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "dag_run_id": "forged"}))
+    third = publish()["version"]
+    assert version_after(client, third) == third
+    assert client.get("/health/ready").status_code == 200
+
+
+def version_after(client: TestClient, expected: str) -> str:
+    for _ in range(2000):
+        answer = client.post("/predict", json=EXAMPLE)
+        if answer.status_code == 200 and answer.json()["model_version"] == expected:
+            return expected
+    return answer.text

@@ -1,0 +1,287 @@
+"""The shortcut answers as the ordinary route does, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.main import create_app
+from app.serving.shortcut import FastPredict
+from app.settings import Settings
+from penguins.registry import Registry
+from penguins.schema import EXAMPLE, FEATURES
+
+LIMIT = 20_000
+JSON = (b"content-type", b"application/json")
+Answer = list[Message]
+
+
+class Both:
+    """One service, with the shortcut and without. `ordinary` counts what reached the ordinary routes."""
+
+    def __init__(self, app: FastAPI) -> None:
+        server = app.state.model_server
+        self.ordinary = 0
+        plain = create_app(Settings(max_body_bytes=LIMIT), server.registry)
+        plain.state.model_server = server
+        plain.user_middleware = [m for m in plain.user_middleware if m.cls is not FastPredict]
+        self.plain = plain
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            self.ordinary += 1
+            await plain(scope, receive, send)
+
+        self.fast = FastPredict(counted, server, LIMIT)
+
+    def same(self, body: bytes | list[bytes], headers: Any = None, path: str = "/predict", **scope: Any) -> Answer:
+        """Send it to both, compare what they answer, and return that."""
+        pieces = body if isinstance(body, list) else [body]
+        if headers is None:
+            headers = [JSON, (b"content-length", b"%d" % sum(map(len, pieces)))]
+        answers = [asyncio.run(_exchange(app, pieces, headers, path, scope)) for app in (self.fast, self.plain)]
+        assert answers[0] == answers[1]
+        return answers[0]
+
+    def is_short(self, *args: Any, **kwargs: Any) -> bool:
+        before = self.ordinary
+        assert self.same(*args, **kwargs)[0]["status"] == 200
+        return self.ordinary == before
+
+
+async def _exchange(
+    app: ASGIApp, pieces: list[bytes], headers: list[tuple[bytes, bytes]], path: str, changes: dict[str, Any]
+) -> Answer:
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"service"), *headers],
+        "client": ("127.0.0.1", 1234),
+        "server": ("127.0.0.1", 8989),
+        **changes,
+    }
+    coming: list[Message] = [
+        {"type": "http.request", "body": piece, "more_body": number < len(pieces)}
+        for number, piece in enumerate(pieces, start=1)
+    ]
+    answer: Answer = []
+
+    async def receive() -> Message:
+        return coming.pop(0) if coming else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        answer.append(message)
+
+    await app(scope, receive, send)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Iterator[Both]:
+    folder = tmp_path_factory.mktemp("service")
+    (folder / "key").write_text("k" * 40)
+    registry = Registry(folder / "models", folder / "key")
+    registry.publish(*trained)
+    app = create_app(Settings(max_body_bytes=LIMIT), registry)
+    with TestClient(app):
+        yield Both(app)
+
+
+def text(record: dict[str, Any] | None = None, **changes: Any) -> bytes:
+    return json.dumps({**(EXAMPLE if record is None else record), **changes}).encode()
+
+
+def with_number(number: str) -> bytes:
+    return text(body_mass_g="X").replace(b'"X"', number.encode())
+
+
+GOOD = {
+    "the example": text(),
+    "compact": json.dumps(EXAMPLE, separators=(",", ":")).encode(),
+    "indented": json.dumps(EXAMPLE, indent=4).encode(),
+    "white space around": b" \r\n\t" + text() + b"\n ",
+    "keys in another order": text(dict(reversed(EXAMPLE.items()))),
+    "escaped": text().replace(b"Biscoe", b"\\u0042iscoe").replace(b"island", b"\\u0069sland"),
+    "a key twice": text()[:-1] + b', "island": "Dream"}',
+    "a key twice, first wrong": b'{"island": "Mars", ' + text()[1:],
+    **{f"without {c.name}": text(**{c.name: None}) for c in FEATURES if not c.required},
+    "only one number": text(dict.fromkeys(EXAMPLE) | {"island": "Dream", "body_mass_g": 4000}),
+    **{
+        f"the number {number}": with_number(number)
+        for number in (
+            *("4500", "4500.0", "4.5e3", "4.5E+3", "45000e-1", "4500.000000000000000000000000000001", "1000"),
+            *("10000", "1e3", "4500.1234567890123456789", "9999.999999999999", "1.0000000000000001e3"),
+        )
+    },
+}
+BAD = {
+    "empty": b"",
+    "no JSON": b"penguin",
+    "cut off": text()[:-1],
+    "more after it": text() + b"}",
+    "two records": text() + text(),
+    "an array": b"[" + text() + b"]",
+    "null": b"null",
+    "an extra field": text(year=2007),
+    "a missing key": text({"island": "Dream"}),
+    "all null": text(dict.fromkeys(EXAMPLE) | {"island": "Dream"}),
+    "required null": text(island=None),
+    "unknown category": text(island="Mars"),
+    "category as a number": text(island=1),
+    "number as text": text(body_mass_g="4500"),
+    "true": text(body_mass_g=True),
+    "a list": text(body_mass_g=[4500]),
+    "no UTF-8": text().replace(b"Biscoe", b"Bisco\xe9"),
+    "half a character": text().replace(b"Biscoe", b"\\ud800"),
+    "control character": text().replace(b"Biscoe", b"Bis\x01coe"),
+    "single quotes": text().replace(b'"', b"'"),
+    "a trailing comma": text()[:-1] + b",}",
+    "a comment": text() + b"// penguin",
+    "deep": b'{"island":' * 2000 + b"1" + b"}" * 2000,
+    "too large": text() + b" " * LIMIT,
+    "a key twice, last wrong": text()[:-1] + b', "island": "Mars"}',
+    **{
+        f"the number {number}": with_number(number)
+        for number in (
+            *("NaN", "Infinity", "-Infinity", "1e999", "-1", "0", "999.9999", "10000.000001", "04500", "+4500"),
+            *("4500.", ".5e4", "0x1194", "4_500", "1" * 400, "1" * 5000, "-0.0", "4500e", "4,5"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_record_takes_the_shortcut_to_the_same_answer(both: Both, name: str) -> None:
+    assert both.is_short(GOOD[name])
+    assert both.is_short(b'{"records": [%s, %s]}' % (GOOD[name], text()), path="/predict/batch")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_good_record_in_another_encoding_takes_the_ordinary_route(both: Both, encoding: str) -> None:
+    assert not both.is_short(text().decode().encode(encoding))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_record_gets_the_same_error(both: Both, name: str) -> None:
+    assert both.same(BAD[name])[0]["status"] in (400, 413, 422)
+    assert both.same(b'{"records": [%s, %s]}' % (text(), BAD[name]), path="/predict/batch")[0]["status"] >= 400
+
+
+@pytest.mark.parametrize("records", ["[]", "null", "{}", f"[{','.join(['null'] * 300)}]", '"text"'])
+def test_a_bad_batch_gets_the_same_error(both: Both, records: str) -> None:
+    assert both.same(f'{{"records": {records}}}'.encode(), path="/predict/batch")[0]["status"] == 422
+
+
+def test_a_body_in_pieces_is_put_together(both: Both) -> None:
+    pieces = [text()[:10], b"", text()[10:30], text()[30:], b""]
+    assert both.is_short(pieces)
+    assert both.same([*pieces, b"}"])[0]["status"] == 422
+
+
+@pytest.mark.parametrize("length", [b"100", b"0" * 20 + b"50000135"])
+def test_a_body_longer_than_it_says_and_than_is_allowed_is_refused(both: Both, length: bytes) -> None:
+    pieces = [text(), *[b" " * (LIMIT // 3)] * 10]
+    assert both.same(pieces, [JSON, (b"content-length", length)])[0]["status"] == 413
+
+
+LENGTH = (b"content-length", b"%d" % len(text()))
+HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
+    "none": [],
+    "no type": [LENGTH],
+    "no length": [JSON],
+    "a charset": [(b"content-type", b"application/json; charset=utf-8"), LENGTH],
+    "another case": [(b"content-type", b"Application/JSON"), LENGTH],
+    "a subtype": [(b"content-type", b"application/penguin+json"), LENGTH],
+    "text": [(b"content-type", b"text/plain"), LENGTH],
+    "a form": [(b"content-type", b"application/x-www-form-urlencoded"), LENGTH],
+    "type twice": [JSON, (b"content-type", b"text/plain"), LENGTH],
+    "type twice, turned round": [(b"content-type", b"text/plain"), JSON, LENGTH],
+    "a length too large": [JSON, (b"content-length", b"999999999")],
+    "a length of 5,000 digits": [JSON, (b"content-length", b"9" * 5000)],
+    "zeros before the length": [JSON, (b"content-length", b"0" * 20 + b"%d" % len(text()))],
+    "cookies": [JSON, LENGTH, (b"cookie", b"a=1"), (b"cookie", b"b=2")],
+    "an origin": [JSON, LENGTH, (b"origin", b"http://elsewhere")],
+    "accept": [JSON, LENGTH, (b"accept", b"text/html")],
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_make_no_difference_between_the_two(both: Both, name: str) -> None:
+    both.same(text(), HEADERS[name])
+    both.same(BAD["unknown category"], HEADERS[name])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "GET"},
+        {"method": "HEAD"},
+        {"method": "OPTIONS"},
+        {"method": "PUT"},
+        {"path": "/predict/"},
+        {"path": "/Predict"},
+        {"path": "/predict/batch"},
+        {"path": "/behind/predict", "root_path": "/behind"},
+        {"path": "/predict", "root_path": "/predict"},
+        {"query_string": b"island=Dream"},
+        {"http_version": "1.0"},
+    ],
+    ids=str,
+)
+def test_other_requests_are_answered_alike(both: Both, changes: dict[str, Any]) -> None:
+    both.same(text(), **{"path": "/predict", **changes})
+
+
+@given(
+    name=st.sampled_from([*(c.name for c in FEATURES), "year"]),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.floats(1000, 10_000) | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=8,
+    ),
+    batch=st.booleans(),
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_value_in_any_field_is_answered_alike(both: Both, name: str, value: Any, batch: bool) -> None:
+    body = text(**{name: value})
+    both.same(b'{"records":[%s]}' % body if batch else body, path="/predict/batch" if batch else "/predict")
+
+
+@given(body=st.binary(max_size=60), position=st.integers(0, len(text())), cut=st.integers(0, 3))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_bytes_in_any_place_are_answered_alike(both: Both, body: bytes, position: int, cut: int) -> None:
+    both.same(text()[:position] + body + text()[position + cut :])
+
+
+def test_without_a_model_or_with_one_that_is_not_compiled_the_ordinary_route_answers(
+    both: Both, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = both.plain.state.model_server.served
+    slow = replace(served, fallback="not compiled")
+    monkeypatch.setattr(both.plain.state.model_server, "served", slow)
+    assert not both.is_short(text())
+    assert not both.is_short(b'{"records": [%s]}' % text(), path="/predict/batch")
+    monkeypatch.setattr(both.plain.state.model_server, "served", None)
+    assert both.same(text())[0]["status"] == 503
+
+
+def test_the_shortcut_is_in_the_application_and_changes_nothing_in_its_openapi(both: Both) -> None:
+    app = create_app(registry=both.plain.state.model_server.registry)
+    assert FastPredict in [m.cls for m in app.user_middleware]
+    assert app.openapi() == both.plain.openapi()

@@ -1,0 +1,507 @@
+"""The check of the CSV: what is accepted, and what each refusal names."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penguins.data import source as module
+from penguins.data.source import Source, SourceError, check_source, read_records, sha256_of
+from penguins.registry import PROJECT
+from penguins.schema import CSV_NAME
+from tables import table_of
+
+CSV = PROJECT / "dags" / CSV_NAME
+HEADER = "species,island,culmen_length_mm,culmen_depth_mm,flipper_length_mm,body_mass_g,sex"
+ADELIE = "Adelie,Torgersen,39.1,18.7,181,3750,MALE"
+CHINSTRAP = "Chinstrap,Dream,46.5,17.9,192,3500,FEMALE"
+GENTOO = "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"
+GOOD = [*[ADELIE] * 10, *[CHINSTRAP] * 10, *[GENTOO] * 10]
+
+Check = Callable[..., Source]
+Refusal = Callable[..., str]
+
+
+def text_of(*rows: str, header: str = HEADER) -> str:
+    return "".join(f"{line}\n" for line in (header, *rows))
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    """Check a file of that content."""
+
+    def check(content: str | bytes, test_size: float = 0.2) -> Source:
+        path = tmp_path / "file.csv"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return check_source(path, test_size)
+
+    return check
+
+
+@pytest.fixture
+def refusal(check: Check, tmp_path: Path) -> Refusal:
+    """Return what is said of a file that must be refused; the path is always said."""
+
+    def refusal(content: str | bytes, test_size: float = 0.2) -> str:
+        with pytest.raises(SourceError) as caught:
+            check(content, test_size)
+        assert str(tmp_path / "file.csv") in str(caught.value)
+        return str(caught.value)
+
+    return refusal
+
+
+# What is accepted.
+
+
+def test_the_projects_file_fits() -> None:
+    assert check_source(CSV, test_size=0.2) == Source(
+        path=str(CSV),
+        rows=344,
+        sha256="aa728597b2228a2637e39c6f08e40a80971f4cdac7faf7bc21ff4481ee3e3ae9",
+        line_ending="\n",
+        class_counts={"Adelie": 151, "Chinstrap": 68, "Gentoo": 123},
+        constant={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "constant"),
+    [
+        (["NA"], {"body_mass_g": None}),
+        (["NA", "."], {"body_mass_g": None}),
+        (["3750"], {"body_mass_g": "3750"}),
+        (["3750", "NA"], {"body_mass_g": "3750"}),
+        (["3750", "3750.0", "3.75e3"], {"body_mass_g": "3.75e3"}),  # one number, however it is written
+        (["3750", "3751"], {}),
+    ],
+)
+def test_a_column_of_one_value_or_none_is_named(check: Check, cells: list[str], constant: dict[str, Any]) -> None:
+    rows = [row.rsplit(",", 2) for row in GOOD]
+    rows = [[first, cells[number % len(cells)], sex] for number, (first, _, sex) in enumerate(rows)]
+    found = check(text_of(*map(",".join, rows))).constant
+    assert {name: value for name, value in found.items() if name == "body_mass_g"} == constant
+
+
+def test_class_counts_leave_out_rows_without_a_measurement() -> None:
+    assert sum(check_source(CSV, test_size=0.2).class_counts.values()) == 342
+
+
+def test_read_records_gives_every_value_of_every_line_in_order() -> None:
+    records = list(read_records(check_source(CSV, test_size=0.2)))
+    assert [",".join(values) for values in records] == CSV.read_text(encoding="utf-8").splitlines()[1:]
+
+
+def test_sha256_is_that_of_the_bytes(check: Check) -> None:
+    content = text_of(*GOOD)
+    assert check(content).sha256 == hashlib.sha256(content.encode()).hexdigest()
+
+
+def test_sha256_of_a_file_larger_than_one_piece(tmp_path: Path) -> None:
+    content = b"penguin" * 100_000
+    (tmp_path / "large").write_bytes(content)
+    assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+def test_bom_and_crlf_give_the_same_records(check: Check) -> None:
+    plain = list(read_records(check_source(CSV, test_size=0.2)))
+    windows = check(codecs.BOM_UTF8 + CSV.read_bytes().replace(b"\n", b"\r\n"))
+    assert (windows.rows, windows.line_ending) == (344, "\r\n")
+    assert list(read_records(windows)) == plain
+
+
+def test_a_last_line_without_an_end_counts(check: Check) -> None:
+    source = check(text_of(*GOOD).rstrip("\n"))
+    assert source.rows == 30
+    assert list(read_records(source))[-1] == GENTOO.split(",")
+
+
+def test_quoted_values_are_unquoted(check: Check) -> None:
+    quoted = ",".join(f'"{value}"' for value in ADELIE.split(","))
+    assert next(read_records(check(text_of(quoted, *GOOD)))) == ADELIE.split(",")
+
+
+@pytest.mark.parametrize("token", ["NA", ".", ""])
+def test_a_value_that_says_missing_is_accepted_where_it_may_be(check: Check, token: str) -> None:
+    row = f"Gentoo,Biscoe,{token},13.2,{token},4500,{token}"
+    assert check(text_of(row, *GOOD)).class_counts["Gentoo"] == 11
+
+
+@pytest.mark.parametrize("token", ["NA", ".", ""])
+def test_a_row_without_any_measurement_is_accepted_and_not_counted(check: Check, token: str) -> None:
+    source = check(text_of(f"Gentoo,Biscoe,{token},{token},{token},{token},MALE", *GOOD))
+    assert source.rows == 31
+    assert source.class_counts == {"Adelie": 10, "Chinstrap": 10, "Gentoo": 10}
+
+
+@pytest.mark.parametrize("number", ["39", "39.", "39.10", "+39.1", "3.91e1", "391E-1", "0039.1"])
+def test_a_number_may_be_written_in_any_way_that_the_databases_read(check: Check, number: str) -> None:
+    assert check(text_of(ADELIE.replace("39.1", number), *GOOD)).rows == 31
+
+
+@pytest.mark.parametrize("number", ["10", "100"])
+def test_the_bounds_of_a_range_are_included(check: Check, number: str) -> None:
+    assert check(text_of(ADELIE.replace("39.1", number), *GOOD)).rows == 31
+
+
+def test_two_classes_are_enough(check: Check) -> None:
+    assert check(text_of(*[ADELIE] * 10, *[GENTOO] * 10)).class_counts == {"Adelie": 10, "Gentoo": 10}
+
+
+# The header.
+
+
+def test_a_wrong_header_is_named_with_the_expected_one(refusal: Refusal) -> None:
+    said = refusal(text_of(*GOOD, header=HEADER.replace("body_mass_g", "body_mass_kg")))
+    assert "line 1: the header is 'species','island'" in said
+    assert "'body_mass_kg'" in said
+    assert f"expected is {HEADER}" in said
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        HEADER.removesuffix(",sex"),
+        f"{HEADER},year",
+        HEADER.upper(),
+        HEADER.replace("species,island", "island,species"),
+        HEADER.replace("sex", " sex"),
+        HEADER.replace(",", ";"),
+        "",
+        ADELIE,
+    ],
+    ids=["missing column", "extra column", "case", "order", "padding", "semicolons", "blank", "none, data at once"],
+)
+def test_any_other_header_is_refused(refusal: Refusal, header: str) -> None:
+    said = refusal(text_of(*GOOD, header=header))
+    assert "line 1: the header is" in said
+    assert f"expected is {HEADER}" in said
+
+
+@pytest.mark.parametrize("content", [b"", codecs.BOM_UTF8], ids=["nothing", "BOM only"])
+def test_an_empty_file_is_said_to_be_empty(refusal: Refusal, content: bytes) -> None:
+    said = refusal(content)
+    assert "line 1: the header is nothing: the file is empty" in said
+    assert f"expected is {HEADER}" in said
+
+
+def test_a_header_without_rows_has_too_few_classes(refusal: Refusal) -> None:
+    said = refusal(text_of())
+    assert "species are Adelie: 0, Chinstrap: 0, Gentoo: 0" in said
+    assert "two classes or more" in said
+
+
+def test_another_encoding_is_refused_at_its_header(refusal: Refusal) -> None:
+    assert f"expected is {HEADER}" in refusal(text_of(*GOOD).encode("utf-16"))
+
+
+# The rows.
+
+
+@pytest.mark.parametrize(
+    ("row", "count"),
+    [(ADELIE.removesuffix(",MALE"), 6), (f"{ADELIE},2007", 8), ("", 0), (" ", 1), (ADELIE.replace(",", ";"), 1)],
+    ids=["short", "long", "blank", "space", "semicolons"],
+)
+def test_a_row_with_another_number_of_values_is_named_by_line(refusal: Refusal, row: str, count: int) -> None:
+    said = refusal(text_of(ADELIE, row, *GOOD))
+    assert said.splitlines()[1:] == [f"line 3: {count} values; the rule is 7, one for each column"]
+    assert "Nothing was dropped or loaded" in said
+
+
+def test_a_blank_line_at_the_end_is_refused(refusal: Refusal) -> None:
+    assert "line 32: 0 values" in refusal(text_of(*GOOD) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "column", "rule"),
+    [
+        ("Adelie", "adelie", "species", "one of Adelie, Chinstrap, Gentoo"),
+        ("Adelie", "Emperor", "species", "one of Adelie, Chinstrap, Gentoo"),
+        ("Torgersen", "Mars", "island", "one of Biscoe, Dream, Torgersen"),
+        ("Torgersen", "Torgersen ", "island", "one of Biscoe, Dream, Torgersen"),
+        ("MALE", "M", "sex", "one of FEMALE, MALE"),
+        ("39.1", "long", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "nan", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "inf", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "-Infinity", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "1e999", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "0x27", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "39mm", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", " 39.1", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "39.1 ", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "9.99", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("39.1", "100.01", "culmen_length_mm", "a number from 10 to 100 mm"),
+        ("18.7", "-18.7", "culmen_depth_mm", "a number from 5 to 50 mm"),
+        ("181", "99", "flipper_length_mm", "a number from 100 to 300 mm"),
+        ("3750", "1_000", "body_mass_g", "a number from 1000 to 10000 g"),
+        ("3750", "10001", "body_mass_g", "a number from 1000 to 10000 g"),
+        ("3750", "٣٧٥٠", "body_mass_g", "a number from 1000 to 10000 g"),
+        ("3750", "na", "body_mass_g", "a number from 1000 to 10000 g"),
+    ],
+)
+def test_a_bad_value_is_named_with_line_column_value_and_rule(
+    refusal: Refusal, old: str, new: str, column: str, rule: str
+) -> None:
+    said = refusal(text_of(*GOOD, ADELIE.replace(old, new)))
+    assert said.splitlines()[1:] == [f"line 32, column {column}: {new!a}; the rule is {rule}"]
+
+
+@pytest.mark.parametrize("token", ["NA", ".", ""])
+def test_a_missing_target_is_refused(refusal: Refusal, token: str) -> None:
+    said = refusal(text_of(*GOOD, ADELIE.replace("Adelie", token)))
+    rule = "that a value is there (one of Adelie, Chinstrap, Gentoo)"
+    assert said.splitlines()[1:] == [f"line 32, column species: '{token}'; the rule is {rule}"]
+
+
+def test_a_missing_required_feature_is_refused(refusal: Refusal) -> None:
+    said = refusal(text_of(*GOOD, ADELIE.replace("Torgersen", "NA")))
+    assert "line 32, column island: 'NA'; the rule is that a value is there (one of Biscoe, Dream, Torgersen)" in said
+
+
+def test_every_bad_value_of_a_row_is_named(refusal: Refusal) -> None:
+    said = refusal(text_of("Emperor,Mars,1,18.7,181,3750,X", *GOOD))
+    assert [line.split(":")[0] for line in said.splitlines()[1:]] == [
+        "line 2, column species",
+        "line 2, column island",
+        "line 2, column culmen_length_mm",
+        "line 2, column sex",
+    ]
+
+
+def test_lines_are_counted_in_the_file_and_not_in_records(refusal: Refusal) -> None:
+    over_two_lines = ADELIE.replace("Torgersen", '"Torger\nsen"')
+    said = refusal(text_of(over_two_lines, ADELIE.replace("39.1", "long"), *GOOD))
+    assert r"line 2, column island: 'Torger\nsen'" in said
+    assert "line 4, column culmen_length_mm: 'long'" in said
+
+
+def test_a_long_value_is_cut_in_the_message(refusal: Refusal) -> None:
+    said = refusal(text_of(*GOOD, ADELIE.replace("MALE", "M" * 1000)))
+    assert f"column sex: '{'M' * 57}...'; the rule" in said
+
+
+def test_twenty_problems_are_all_shown(refusal: Refusal) -> None:
+    said = refusal(text_of(*[ADELIE.replace("39.1", "long")] * 20, *GOOD))
+    assert len(said.splitlines()) == 1 + 20
+    assert "more" not in said
+
+
+def test_more_than_twenty_problems_are_cut_and_counted(refusal: Refusal) -> None:
+    said = refusal(text_of(*[ADELIE.replace("39.1", "long").replace("MALE", "X")] * 23, *GOOD))
+    assert len(said.splitlines()) == 1 + 20 + 1
+    assert "line 11, column sex" in said.splitlines()[20]
+    assert said.splitlines()[21] == "... and 26 more"
+
+
+def test_bytes_that_are_not_utf_8_are_named_by_line_and_column(refusal: Refusal) -> None:
+    content = text_of(*GOOD, ADELIE.replace("Torgersen", "Torgersön")).encode("latin-1")
+    said = refusal(content)
+    assert "line 32, column island: 'Torgers\\udcf6n'; the rule is UTF-8; save the file in that encoding" in said
+
+
+def test_bytes_that_are_not_utf_8_in_a_number_are_named_too(refusal: Refusal) -> None:
+    content = text_of(*GOOD).encode().replace(b"3750", b"37\xb750", 1)
+    assert r"line 2, column body_mass_g: '37\udcb750'; the rule is UTF-8" in refusal(content)
+
+
+# The rows, a chunk at a time.
+
+
+BAD_ROWS = [
+    ADELIE.replace("39.1", "long"),
+    ADELIE.replace("Torgersen", "Mars"),
+    ADELIE.replace("Adelie", "NA"),
+    "Emperor,Mars,1,18.7,181,3750,X",
+    ADELIE.removesuffix(",MALE"),
+    f"{ADELIE},2007",
+    "",
+]
+OTHER_ROWS = [
+    "Gentoo,Biscoe,NA,NA,NA,NA,MALE",
+    "Gentoo,Biscoe,,13.2,.,4500,.",
+    CHINSTRAP.replace("46.5", "46.50"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+@pytest.mark.parametrize("before", [2, 3, 4, 5, 6])
+def test_a_problem_in_any_chunk_is_named_as_it_is_in_the_first(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, bad: str, before: int
+) -> None:
+    content = text_of(*[ADELIE] * before, bad, *GOOD)
+    expected = refusal(content)
+    assert f"line {before + 2}" in expected.splitlines()[1]
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    assert refusal(content) == expected
+
+
+def test_problems_of_several_chunks_are_cut_and_counted_together(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    said = refusal(text_of(*[ADELIE.replace("39.1", "long").replace("MALE", "X")] * 23, *GOOD))
+    assert "line 11, column sex" in said.splitlines()[20]
+    assert said.splitlines()[21:] == ["... and 26 more"]
+
+
+def test_classes_are_counted_over_all_chunks(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    assert check(CSV.read_bytes()).class_counts == {"Adelie": 151, "Chinstrap": 68, "Gentoo": 123}
+
+
+def test_a_value_that_fits_one_column_is_not_taken_to_fit_another(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """181 was remembered as the length of a flipper; a culmen is at most 100 mm long."""
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    said = refusal(text_of(*GOOD, ADELIE.replace("39.1", "181")))
+    assert "line 32, column culmen_length_mm: '181'; the rule is a number from 10 to 100 mm" in said
+
+
+def result_of(rows: list[str]) -> str:
+    """What the check says of rows: the source, or the refusal; without the path, which is another one each time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file.csv")
+        path.write_text(text_of(*rows), encoding="utf-8")
+        try:
+            # What is constant is known from the values remembered, of which there are always more than in these tests.
+            return repr(replace(check_source(path, test_size=0.2), constant={})).replace(folder, "")
+        except SourceError as error:
+            return str(error).replace(folder, "")
+
+
+@pytest.mark.parametrize(("name", "value"), [("ROWS_AT_ONCE", 3), ("VALUES_REMEMBERED", 2), ("VALUES_REMEMBERED", 0)])
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(rows=st.lists(st.sampled_from([ADELIE, CHINSTRAP, GENTOO, *OTHER_ROWS, *BAD_ROWS]), max_size=40))
+def test_neither_chunks_nor_remembered_values_change_what_is_said(name: str, value: int, rows: list[str]) -> None:
+    """One row at a time, with nothing remembered, each value is held against its column."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROWS_AT_ONCE", 1)
+        patch.setattr(module, "VALUES_REMEMBERED", 0)
+        expected = result_of([*rows, *GOOD])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, value)
+        assert result_of([*rows, *GOOD]) == expected
+
+
+def test_remembered_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the limit, and what one chunk brings beyond it."""
+    monkeypatch.setattr(module, "VALUES_REMEMBERED", 5)
+    known: list[set[str]] = [set() for _ in HEADER.split(",")]
+    for start in range(0, 40, 4):
+        chunk = [ADELIE.replace("39.1", f"39.{start + row}").split(",") for row in range(4)]
+        assert module._all_fit(chunk, known)
+    assert max(map(len, known)) < 5 + 4
+
+
+# Line ends and quotes.
+
+
+@pytest.mark.parametrize(("first", "other"), [("\n", "\r\n"), ("\r\n", "\n")], ids=["LF first", "CRLF first"])
+def test_mixed_line_ends_are_named_by_line(refusal: Refusal, first: str, other: str) -> None:
+    lines = text_of(*GOOD).replace("\n", first).split(first)
+    said = refusal(first.join(lines[:5]) + other + first.join(lines[5:]))
+    assert "line 5: the line ends differ from line 1's" in said
+    assert "Accepted is LF or CRLF, the same throughout" in said
+
+
+def test_line_ends_of_cr_alone_are_refused(refusal: Refusal) -> None:
+    assert "line 1" in refusal(text_of(*GOOD).replace("\n", "\r"))
+
+
+def test_a_cr_alone_within_a_row_is_named_by_line(refusal: Refusal) -> None:
+    assert "line 3" in refusal(text_of(ADELIE, ADELIE.replace("Torgersen", "Torger\rsen"), *GOOD))
+
+
+@pytest.mark.parametrize(("line_ending", "last"), [("\n", "\r"), ("\r\n", "\r"), ("\r\n", "\r\r\n")], ids=ascii)
+def test_a_cr_that_is_no_part_of_a_line_end_is_refused(refusal: Refusal, line_ending: str, last: str) -> None:
+    """MySQL would keep it as part of the last value, and the row count would be right all the same."""
+    content = text_of(*GOOD).replace("\n", line_ending).removesuffix(line_ending) + last
+    assert "line 31" in refusal(content)
+
+
+def test_an_unbalanced_quote_is_named_by_the_line_where_it_opens(refusal: Refusal) -> None:
+    said = refusal(text_of(ADELIE, ADELIE.replace("Torgersen", '"Torgersen'), *GOOD))
+    assert "the record that starts at line 3: unexpected end of data" in said
+    assert "double quotes in pairs" in said
+
+
+def test_text_after_a_closing_quote_is_refused(refusal: Refusal) -> None:
+    said = refusal(text_of(ADELIE, ADELIE.replace("Torgersen", '"Torger"sen'), *GOOD))
+    assert "the record that starts at line 3" in said
+
+
+def test_a_quote_that_never_closes_in_a_large_file_is_refused(refusal: Refusal) -> None:
+    said = refusal(text_of(ADELIE.replace("Torgersen", '"Torgersen'), *GOOD * 200))
+    assert "the record that starts at line 2: field larger than field limit" in said
+
+
+# The file itself.
+
+
+def test_a_missing_file_is_named_with_the_param(tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as caught:
+        check_source(tmp_path / "none.csv", test_size=0.2)
+    assert str(tmp_path / "none.csv") in str(caught.value)
+    assert "No such file" in str(caught.value)
+    assert "csv_path" in str(caught.value)
+
+
+def test_a_folder_is_named_with_the_param(tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as caught:
+        check_source(tmp_path, test_size=0.2)
+    assert f"cannot read {tmp_path}: Is a directory" in str(caught.value)
+    assert "csv_path" in str(caught.value)
+
+
+# The classes.
+
+
+def test_one_class_is_too_few(refusal: Refusal) -> None:
+    said = refusal(text_of(*[GENTOO] * 30))
+    assert "species are Adelie: 0, Chinstrap: 0, Gentoo: 30" in said
+    assert "two classes or more" in said
+
+
+def test_a_class_with_nine_rows_is_too_small(refusal: Refusal) -> None:
+    said = refusal(text_of(*[ADELIE] * 20, *[CHINSTRAP] * 9, *[GENTOO] * 10))
+    assert "Adelie: 20, Chinstrap: 9, Gentoo: 10" in said
+    assert "needs 10, too few are of Chinstrap" in said
+
+
+def test_rows_without_a_measurement_do_not_help_a_small_class(refusal: Refusal) -> None:
+    empty = "Chinstrap,Dream,NA,NA,NA,NA,MALE"
+    assert "too few are of Chinstrap" in refusal(text_of(*[ADELIE] * 20, *[CHINSTRAP] * 9, empty))
+
+
+def test_a_test_size_that_holds_out_too_few_rows_is_refused(refusal: Refusal) -> None:
+    said = refusal(text_of(*GOOD), test_size=0.05)
+    assert "a test_size of 0.05 holds out 2 of 30 rows" in said
+    assert "at least one row of each of the 3 classes" in said
+
+
+def test_a_test_size_that_leaves_too_few_rows_is_refused(refusal: Refusal) -> None:
+    assert "a test_size of 0.95 holds out 29 of 30 rows" in refusal(text_of(*GOOD), test_size=0.95)
+
+
+def test_a_test_size_that_holds_out_one_row_a_class_is_accepted(check: Check) -> None:
+    assert check(text_of(*GOOD), test_size=0.1).rows == 30
+
+
+def test_what_the_check_accepts_can_be_split(check: Check) -> None:
+    """The smallest part that is accepted is one that the stratified split can make."""
+    from penguins.training.pipeline import split
+
+    table = table_of(read_records(check(text_of(*GOOD), test_size=0.1)))
+    train, test = split(table, test_size=0.1, random_state=0)
+    assert set(test["species"].to_pylist()) == set(train["species"].to_pylist()) == {"Adelie", "Chinstrap", "Gentoo"}

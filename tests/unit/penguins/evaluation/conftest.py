@@ -1,0 +1,26 @@
+"""What the tests of the evaluation share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from models import Tables, publish_evaluated
+from penguins.registry import Registry
+from penguins.training.pipeline import build_pipeline, fit
+
+Trained = tuple[bytes, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def poor(penguins_tables: Tables) -> bytes:
+    """A model that makes mistakes: one tree, grown on ten rows."""
+    train, _ = penguins_tables
+    return fit(build_pipeline(n_estimators=1, max_samples=10, random_state=0, rows=train.num_rows), train)
+
+
+@pytest.fixture
+def serving(penguins_tables: Tables, trained: Trained, registry: Registry) -> dict[str, Any]:
+    """A serving version of the good model."""
+    return publish_evaluated(trained[0], penguins_tables, registry)

@@ -1,0 +1,216 @@
+"""The serving version as a rival, on rows that neither model was trained on."""
+
+from __future__ import annotations
+
+import pickle
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from models import Tables, evaluate_here, fitted, publish_evaluated, unseen_here, with_random_labels
+from penguins.evaluation.comparison import compare_with_serving
+from penguins.evaluation.gate import MIN_ROWS, Rival
+from penguins.evaluation.predictions import Predictions
+from penguins.evaluation.scores import predict_unseen
+from penguins.registry import PROJECT, Registry
+from penguins.schema import CSV_NAME
+from penguins.training.pipeline import build_pipeline, fit, split
+from tables import frame_of, table_of
+
+Trained = tuple[bytes, dict[str, Any]]
+CSV = PROJECT / "dags" / CSV_NAME
+Publish = Callable[[], dict[str, Any]]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_good_model_of_another_seed_and_split_is_not_worse(
+    penguins_tables: Tables, registry: Registry, serving: dict[str, Any], seed: int
+) -> None:
+    tables = split(pa.concat_tables(penguins_tables), test_size=0.2, random_state=seed)
+    pickled = fit(build_pipeline(n_estimators=20, max_samples=10**5, random_state=seed, rows=273), tables[0])
+    gate = evaluate_here(pickled, tables, registry, random_state=seed)["metrics"]["gate"]
+    assert (gate["passed"], gate["outcome"]) == (True, "not worse")
+    assert gate["serving_version"] == serving["version"]
+    assert gate["comparison"]["rows"] == 342
+
+
+def test_a_model_of_labels_a_tenth_of_which_are_random_is_worse(
+    penguins_tables: Tables, registry: Registry, serving: dict[str, Any]
+) -> None:
+    """Although it passes min_accuracy."""
+    tables = tuple(with_random_labels(table, 0.1) for table in penguins_tables)
+    pickled = fit(build_pipeline(n_estimators=20, max_samples=10**5, random_state=42, rows=273), tables[0])
+    gate = evaluate_here(pickled, tables, registry)["metrics"]["gate"]
+    assert (gate["passed"], gate["outcome"]) == (False, "worse")
+    assert gate["accuracy"] > 0.9
+    assert f"worse than the serving version {serving['version']}" in gate["reason"]
+    assert gate["comparison"]["interval"][1] < -0.02
+
+
+def test_a_better_model_passes_against_a_poor_serving_one(
+    penguins_tables: Tables, trained: Trained, poor: bytes, registry: Registry
+) -> None:
+    publish_evaluated(poor, penguins_tables, registry, min_accuracy=0)
+    gate = evaluate_here(trained[0], penguins_tables, registry)["metrics"]["gate"]
+    assert gate["passed"]
+    assert gate["comparison"]["interval"][0] > 0
+    assert gate["serving_accuracy"] < gate["accuracy"]
+
+
+def test_rows_that_only_one_file_has_are_not_compared(
+    penguins_tables: Tables, registry: Registry, serving: dict[str, Any]
+) -> None:
+    """The serving model may know what is left of a row in which a value was changed: it would not be a fair judge."""
+    train, test = penguins_tables
+    moved = table_of(frame_of(test).assign(body_mass_g=lambda f: f["body_mass_g"] + 1))
+    rival = compare_with_serving(registry, predict_unseen(fitted(train), train, moved, 0)[0])
+    assert rival.comparison is not None
+    assert (rival.comparison.rows, rival.note) == (273, "")
+
+
+def test_it_is_said_where_the_serving_model_fails_on_rows_that_are_new_to_it(
+    penguins_tables: Tables, registry: Registry, serving: dict[str, Any]
+) -> None:
+    train, test = penguins_tables
+    new = frame_of(test).assign(body_mass_g=lambda f: f["body_mass_g"] + 1)
+    wrong = table_of(new.assign(species="Adelie"))
+    rival = compare_with_serving(registry, predict_unseen(fitted(train), train, wrong, 0)[0])
+    right_on_new = (pickle.loads(registry.read(serving["version"])[1]).predict(new) == "Adelie").mean()
+    assert f"is right on {right_on_new:.1%} of the 69 rows that are new to it" in rival.note
+
+
+def test_few_rows_in_common_do_not_tell_and_min_accuracy_decides(
+    penguins_tables: Tables, trained: Trained, registry: Registry, serving: dict[str, Any]
+) -> None:
+    train, test = penguins_tables
+    few = (train.slice(0, 60), test.slice(0, 20))
+    gate = evaluate_here(trained[0], few, registry)["metrics"]["gate"]
+    assert (gate["passed"], gate["outcome"]) == (True, "too few rows")
+    assert gate["comparison"]["rows"] == 80 < MIN_ROWS
+    assert "too few rows can be compared" in gate["reason"]
+    assert not evaluate_here(trained[0], few, registry, min_accuracy=1)["metrics"]["gate"]["passed"]
+
+
+def spoil_manifest(registry: Registry, version: str) -> None:
+    (registry.root / version / "manifest.json").write_text("{}")
+
+
+def spoil_key(registry: Registry, version: str) -> None:
+    registry.key_file.write_text(secrets.token_hex(32))
+
+
+def remove_manifest(registry: Registry, version: str) -> None:
+    (registry.root / version / "manifest.json").unlink()
+
+
+def spoil_pointer(registry: Registry, version: str) -> None:
+    (registry.root / "current").write_text("../../etc")
+
+
+def spoil_predictions(registry: Registry, version: str) -> None:
+    (registry.root / version / "predictions.parquet").write_bytes(b"PAR1")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_manifest, "signature does not match"),
+        (spoil_key, "signature does not match"),
+        (remove_manifest, "manifest cannot be read"),
+        (spoil_pointer, "'../../etc' is not a version"),
+        (spoil_predictions, "its predictions's sha256 is"),
+    ],
+)
+def test_why_the_serving_version_cannot_be_judged_is_said(
+    penguins_tables: Tables,
+    trained: Trained,
+    poor: bytes,
+    registry: Registry,
+    serving: dict[str, Any],
+    spoil: Callable[[Registry, str], None],
+    said: str,
+) -> None:
+    spoil(registry, serving["version"])
+    gate = evaluate_here(trained[0], penguins_tables, registry)["metrics"]["gate"]
+    assert (gate["passed"], gate["outcome"], gate["comparison"]) == (True, "no comparison", None)
+    assert "Compared with nothing" in gate["reason"]
+    assert said in gate["reason"]
+    assert not evaluate_here(poor, penguins_tables, registry)["metrics"]["gate"]["passed"]  # min_accuracy holds
+
+
+def test_what_nobody_thought_of_fails_the_run_and_lets_no_model_in(
+    penguins_tables: Tables,
+    trained: Trained,
+    registry: Registry,
+    serving: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(content: bytes) -> Predictions:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Predictions, "from_bytes", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        evaluate_here(trained[0], penguins_tables, registry)
+
+
+def test_a_version_from_before_is_compared_with_nothing_once(
+    penguins_tables: Tables, trained: Trained, registry: Registry, publish: Publish
+) -> None:
+    version = publish()["version"]  # without predictions
+    rival = compare_with_serving(registry, unseen_here(penguins_tables, trained[0]))
+    assert rival == Rival(version, note=rival.note)
+    assert "was published before versions kept what a comparison needs" in rival.note
+    publish_evaluated(trained[0], penguins_tables, registry)
+    assert compare_with_serving(registry, unseen_here(penguins_tables, trained[0])).comparison is not None
+
+
+def test_a_version_of_another_table_makes_this_the_first(
+    penguins_tables: Tables, trained: Trained, registry: Registry
+) -> None:
+    pickled, facts = trained
+    registry.publish(pickled, {**facts, "columns": facts["columns"][1:]})
+    gate = evaluate_here(pickled, penguins_tables, registry)["metrics"]["gate"]
+    assert (gate["passed"], gate["outcome"]) == (True, "first version")
+    assert "trained on another table" in gate["reason"]
+
+
+def test_new_rows_cannot_be_tried_on_a_pickle_that_was_replaced_and_it_is_never_opened(
+    penguins_tables: Tables, trained: Trained, registry: Registry, serving: dict[str, Any], tmp_path: Path
+) -> None:
+    class WritesWhenOpened:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "opened",)
+
+    bad = pickle.dumps(WritesWhenOpened())
+    pickle.loads(bad)
+    (tmp_path / "opened").unlink()
+    (registry.root / serving["version"] / "model.pkl").write_bytes(bad)
+    train, test = penguins_tables
+    moved = table_of(frame_of(test).assign(body_mass_g=lambda f: f["body_mass_g"] + 1))
+    rival = compare_with_serving(registry, unseen_here((train, moved), trained[0]))
+    assert rival.comparison is not None
+    assert rival.comparison.rows == 273
+    assert "on 69 rows that are new to" in rival.note
+    assert "sha256" in rival.note
+    assert not (tmp_path / "opened").exists()
+
+
+def test_rows_that_every_tree_was_shown_are_known_and_not_judged(
+    penguins_tables: Tables, registry: Registry, trained: Trained
+) -> None:
+    """Of a table of many copies only the held-out rows are: the next version does not take the others for new."""
+    train, test = penguins_tables
+    copies = pa.concat_tables([train] * 40)
+    pickled = pickle.dumps(fitted(copies, max_samples=10**5))
+    unseen, metrics = predict_unseen(pickle.loads(pickled), copies, test, 0)
+    assert metrics == {}
+    assert (len(unseen.predictions.keys), unseen.predictions.judged.sum()) == (342, 69)
+    metrics = publish_evaluated(pickled, (copies, test), registry)["metrics"]
+    assert metrics["headline"]["method"] == "held-out"
+    rival = compare_with_serving(registry, unseen_here(penguins_tables, trained[0]))
+    assert rival.comparison is not None
+    assert (rival.comparison.rows, rival.note) == (69, "")
