@@ -17,6 +17,7 @@ from launcher.console import LaunchError
 
 LOCAL = ROOT / ".local"
 CONNECTION_ID = "mysql_default"
+AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
 USER = PASSWORD = "airflow"  # noqa: S105 - the tutorial's, for 127.0.0.1 only
 
 
@@ -110,7 +111,7 @@ def environment(airflow_port: int, api_port: int, state: Path = LOCAL) -> dict[s
             "AIRFLOW__API__PORT": str(airflow_port),
             "AIRFLOW__API__SECRET_KEY": secret(state / "api_secret"),
             "AIRFLOW__API_AUTH__JWT_SECRET": secret(state / "jwt_secret"),
-            "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "AIRFLOW__CORE__AUTH_MANAGER": AUTH_MANAGER,
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{airflow_port}/execution/",
             "AIRFLOW__CORE__FERNET_KEY": secret(state / "fernet_key"),
