@@ -80,7 +80,7 @@ def test_linked_pages_and_pictures_are_there(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_named_files_are_there(page: Path) -> None:
-    here = ("", "plugins/penguins/", "plugins/penguins/evaluation/", "app/", "app/serving/", "config/", "tests/", "docs/")
+    here = ("", "dags/", "plugins/penguins/", "plugins/penguins/evaluation/", "app/", "app/serving/", "config/", "tests/", "docs/")
     files = {c for c in code(page) if re.fullmatch(r"[\w./<>-]+(/|\.(py|csv|txt|toml|yaml|json|sh|md|html))", c)}
     for file in files - MADE:
         assert any((ROOT / folder / file).exists() for folder in here), file
