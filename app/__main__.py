@@ -12,8 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.main import create_app
-from app.serving.compiled import SHARED_FOLDER
-from app.settings import Settings
+from app.settings import SHARED_FOLDER, Settings
 
 # In each worker as well: they import this module, and run none of what is under `if`.
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

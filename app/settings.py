@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+SHARED_FOLDER = "API_SHARED_FOLDER"  # the variable that names the folder the workers share, if there are several
+
 
 class Settings(BaseSettings):
     """Environment variables with the prefix `API_`. The registry reads `MODELS_DIR` and `MODEL_SIGNING_KEY_FILE`."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,8 +23,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from app.monitoring.counts import BOUNDS, add_up, no_answers
-from app.serving.compiled import SHARED_FOLDER
-from app.serving.model_server import ModelServer
+from app.settings import SHARED_FOLDER
+
+if TYPE_CHECKING:
+    from app.serving.model_server import ModelServer
 
 log = logging.getLogger(__name__)
 

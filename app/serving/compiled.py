@@ -23,6 +23,7 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at the import; it would keep a file in the user's home
 import onnxruntime
 
+from app.settings import SHARED_FOLDER
 from penguins.inference import (
     ModelError,
     Prediction,
@@ -36,7 +37,6 @@ from penguins.inference import (
 from penguins.schema import CATEGORIES, NUMBERS
 
 SECONDS_TO_COMPILE = 120
-SHARED_FOLDER = "API_SHARED_FOLDER"  # set where several workers serve
 # The graph's probabilities are float32 and proven within 1e-6: more digits would say nothing, and 0.99 reads better.
 PARTS = 10**7
 

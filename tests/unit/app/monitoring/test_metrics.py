@@ -20,8 +20,8 @@ import app.monitoring.metrics
 import app.serving.compiled
 from app.main import create_app
 from app.monitoring.requests import CountRequests
-from app.serving.compiled import SHARED_FOLDER, CompileError
-from app.settings import Settings
+from app.serving.compiled import CompileError
+from app.settings import SHARED_FOLDER, Settings
 from penguins.registry import Registry
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET
 
