@@ -246,7 +246,7 @@ def test_without_an_imputer_a_category_that_may_be_null_is_not_compiled(forest: 
         for name, transformer, names in columns.transformers_
     ]
     pipeline.steps = [("columns", columns), *pipeline.steps[1:]]
-    with pytest.raises(CompileError, match="nothing is known to put in the place of sex's nulls"):
+    with pytest.raises(CompileError, match="no fill value is known for the nulls of sex"):
         compile_model(Model(pipeline, forest.classes), golden)
 
 

@@ -118,7 +118,7 @@ def test_a_model_that_cannot_be_compiled_serves_itself_and_says_so(
         assert client.post("/predict", json=EXAMPLE).json()["species"] == "Gentoo"
         answer = client.post("/predict/batch", json={"records": [EXAMPLE] * 3}).json()
         assert [p["species"] for p in answer["predictions"]] == ["Gentoo"] * 3
-    assert "the pipeline itself predicts, and slowly: no graph for this" in caplog.text
+    assert "predicting with the pipeline itself, which is slow: no graph for this" in caplog.text
 
 
 def test_a_rollback_to_what_served_before_is_not_compiled_again(
