@@ -1,7 +1,7 @@
 """The pipeline as one ONNX graph: proven to predict the same, at a fraction of the cost.
 
 The pickle is opened, compiled and proven in a separate process (`compiler.py`). So the service itself keeps neither
-scikit-learn nor pandas in memory, and a swap does not slow down requests.
+scikit-learn nor pandas in memory, and a swap does not hold up requests.
 """
 
 from __future__ import annotations

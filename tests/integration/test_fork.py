@@ -310,5 +310,5 @@ def test_the_model_of_another_table_is_refused(
         text=True,
         timeout=60,
     )
-    assert "The model that is there cannot be used: trained on another table" in run.stdout
+    assert "The existing model cannot be used: trained on another table" in run.stdout
     assert run.stdout.endswith("None\n")

@@ -257,10 +257,10 @@ def test_a_taken_port_is_said_before_anything_starts(
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"AIRFLOW_PORT": "eighty"}, "AIRFLOW_PORT is 'eighty'; accepted is a port from 1 to 65535"),
+        ({"AIRFLOW_PORT": "eighty"}, "AIRFLOW_PORT is 'eighty'; it must be a port from 1 to 65535"),
         ({"AIRFLOW_PORT": "8181", "API_PORT": "8181"}, "are both 8181"),
-        ({"MYSQL_URL": "mysql://user@host"}, "accepted is mysql://user:password@host:port/schema"),
-        ({"MYSQL_URL": "mysql://user:pw@127.0.0.1:1/schema"}, "the MySQL of MYSQL_URL does not let us in"),
+        ({"MYSQL_URL": "mysql://user@host"}, "the form is mysql://user:password@host:port/schema"),
+        ({"MYSQL_URL": "mysql://user:pw@127.0.0.1:1/schema"}, "cannot connect to the MySQL server of MYSQL_URL"),
     ],
 )
 def test_settings_that_make_no_sense_are_said_before_anything_starts(
