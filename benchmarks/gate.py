@@ -91,7 +91,7 @@ def kinds() -> dict[str, tuple[Change, int]]:
     }
 
 
-GOOD = 2  # the first so many kinds should pass
+GOOD = 2  # this many kinds, the first ones, should pass
 
 
 def _fit(train: pa.Table, trees: int, seed: int) -> Any:
