@@ -47,7 +47,7 @@ def launch(start: Start, folder: Path, env: dict[str, str]) -> subprocess.Popen[
 
 
 def output_until_ready(launcher: subprocess.Popen[str]) -> str:
-    """Return what it printed until it was ready. It ends by itself, and so does this, if a step takes too long."""
+    """Return what the launcher printed until it was ready. It exits by itself if a step takes too long."""
     lines = []
     assert launcher.stdout
     for line in launcher.stdout:
@@ -219,7 +219,7 @@ def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(
     launcher = start_process(sys.executable, "main.py", cwd=folder, env={**os.environ, **ports})
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 0, output
-    assert "Exception ignored" in output  # it was lost, as far as Python goes
+    assert "Exception ignored" in output  # Python itself lost the exception
     assert "Stopped" in output
 
 

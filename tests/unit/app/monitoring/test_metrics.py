@@ -38,7 +38,7 @@ class Scrape:
         self.samples = [sample for family in families for sample in family.samples]
 
     def by(self, name: str, *labels: str) -> dict[Any, float]:
-        """Return the values by their labels' values; a single label's by itself."""
+        """Return the values by their label values. A single label is the key itself, not a tuple."""
         found = {
             tuple(s.labels[n] for n in labels): s.value for s in self.samples if s.name == f"modelo_penguin_{name}"
         }

@@ -82,7 +82,7 @@ def difference(model: Model, compiled: CompiledModel, records: Sequence[Record])
 
 
 def drawn(rows: int, seed: int = 0, *, nulls: float = 0) -> list[dict[str, Any]]:
-    """Return records drawn evenly from all that the API accepts, a share of their nullable values missing."""
+    """Return records drawn uniformly from all that the API accepts, with a share of nulls where they are allowed."""
     random = np.random.default_rng(seed)
     records = [
         dict(zip([c.name for c in FEATURES], values, strict=True))
@@ -286,7 +286,7 @@ def test_a_compiler_that_dies_or_takes_too_long_leaves_the_pipeline(
 
 
 def test_the_compiler_ends_with_the_service(tmp_path: Path) -> None:
-    reading, writing = os.pipe()  # held open, so that it waits for its orders for ever
+    reading, writing = os.pipe()  # held open, so that it waits for input for ever
     service = (
         "import os, subprocess, sys\n"
         f"command = [sys.executable, '-m', 'app.serving.compiler', str(os.getpid())]\n"

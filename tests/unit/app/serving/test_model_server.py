@@ -91,7 +91,7 @@ def test_where_nothing_is_good_each_version_is_refused_once_however_often_it_is_
         spoil(registry, version)
     for _ in range(4):
         server.refresh()
-        time.sleep(0.005)  # longer than what it waits before it tries again
+        time.sleep(0.005)  # longer than its retry interval
     assert server.served is None
     assert server.refused is not None
     assert server.refused.version == registry.current()
