@@ -5,10 +5,10 @@ BIN := .venv/bin
 
 .PHONY: help run test e2e bench lint lock clean
 
-help: ## this list
+help: ## show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-# uv is put beside the project, not into the machine; from there on it needs neither pip nor venv of the machine.
+# uv is installed inside the project, not system-wide. It then needs neither pip nor venv from the system.
 $(UV): requirements-dev.txt
 	@echo "Installing uv into .local/tools"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --upgrade --target .local/tools \
@@ -21,31 +21,31 @@ $(UV): requirements-dev.txt
 	@$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.txt
 	@touch $@
 
-run: .venv/installed ## Airflow on 8080, the API on 8989 and a trained model, until Ctrl-C
+run: .venv/installed ## start Airflow on 8080 and the API on 8989, and train a first model; Ctrl-C stops them
 	@exec $(BIN)/python -m launcher
 
-test: .venv/installed ## every test that needs no Docker
+test: .venv/installed ## run every test that needs no Docker
 	@$(BIN)/python -m pytest
 
-e2e: .venv/installed ## the stack in Docker and its walkthrough in a browser
+e2e: .venv/installed ## test the stack in Docker, and the walkthrough in a browser
 	@$(BIN)/python -m pytest tests/e2e
 
-bench: .venv/installed ## serving, data and the DAG against other ways; PEERS=1 adds model servers, SIZES=1 ten million rows, GATE=1 every trial of the gate
+bench: .venv/installed ## benchmark serving, data and the DAG; PEERS=1 adds other model servers, SIZES=1 up to ten million rows, GATE=1 all gate trials
 	@PYTHONPATH=plugins $(BIN)/python -m benchmarks
 
-lint: .venv/installed ## ruff and the type check
+lint: .venv/installed ## run ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy app benchmarks config dags launcher plugins tests
 
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 
-lock: $(UV) ## the three requirements files again, from pyproject.toml
+lock: $(UV) ## recompile the three requirements files from pyproject.toml
 	@$(COMPILE) --group dev --output-file requirements-dev.txt
 	@$(COMPILE) --group dag --constraint requirements-dev.txt --output-file requirements.txt
 	@$(COMPILE) --group api --constraint requirements-dev.txt --output-file app/requirements.txt
 
-clean: ## what the others made, away: environment, state, logs and models
+clean: ## delete the environment, state, logs and models
 	@rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache
 	@find logs models -mindepth 1 ! -name .gitkeep -delete
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,1 +1,1 @@
-"""The service that predicts from the published model."""
+"""The service that serves predictions from the published model."""

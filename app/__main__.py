@@ -12,18 +12,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.main import create_app
-from app.serving.compiled import SHARED_FOLDER
-from app.settings import Settings
+from app.settings import SHARED_FOLDER, Settings
 
-# In each worker as well: they import this module, and run none of what is under `if`.
+# At module level, because the workers import this module and skip the block under `if`.
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def application() -> FastAPI:
-    """Return the application as a process serves it."""
+    """Return the application that each process serves."""
     app = create_app()
-    # What was imported lives as long as the process: to search it for garbage again and again takes a third of a
-    # batch's time.
+    # Imported objects live as long as the process. Scanning them for garbage takes a third of a batch's time.
     gc.collect()
     gc.freeze()
     return app
@@ -31,7 +29,7 @@ def application() -> FastAPI:
 
 if __name__ == "__main__":
     settings = Settings()
-    # A single worker has nobody to share with, and no chance to remove a folder: uvicorn ends it by the signal it got.
+    # A single worker shares with nobody, and could not remove the folder: uvicorn re-raises the signal that stops it.
     with TemporaryDirectory(prefix="modelo_penguin-") if settings.workers > 1 else nullcontext() as folder:
         if folder:
             os.environ[SHARED_FOLDER] = folder

@@ -1,4 +1,4 @@
-"""How the service says no: 404, 413, 422 and 503, always as JSON and never as 500."""
+"""Error responses: 404, 413, 422 and 503, always as JSON and never a 500."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _DEPTH, _ITEMS, _CHARACTERS, _LARGEST = 4, 20, 200, 10.0**100
 
 
 class ServiceError(Exception):
-    """A failure with the status code that it is answered with."""
+    """A failure, and the status code of its response."""
 
     status_code = 500
 
 
 class ModelNotReadyError(ServiceError):
-    """There is no proven model to answer from."""
+    """No model is ready to serve."""
 
     status_code = 503
 
 
 class NoReportError(ServiceError):
-    """There is no such version, or it has no report that can be trusted."""
+    """The version does not exist, or it has no report that can be trusted."""
 
     status_code = 404
 
@@ -42,7 +42,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
-        # ASCII, because what came may hold half a character, which is no valid UTF-8 to answer with.
+        # Escaped to ASCII, because the input may contain a lone surrogate, which UTF-8 cannot encode.
         return Response(json.dumps({"detail": _detail(error.errors())}), 422, media_type="application/json")
 
 
@@ -57,7 +57,7 @@ def _detail(errors: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _accepted(error: Any) -> str:
-    """Return what the schema accepts there, where pydantic's message does not say all of it."""
+    """Return what the schema accepts for the field, where pydantic's message leaves something out."""
     if error["type"] == "extra_forbidden":
         return f". Accepted: {', '.join(c.name for c in FEATURES)}"
     column = next((c for c in FEATURES if c.name == error["loc"][-1]), None)
@@ -67,7 +67,7 @@ def _accepted(error: Any) -> str:
 
 
 def _echo(value: Any, depth: int = _DEPTH) -> Any:
-    """Return what came in a form that JSON has and that stays short: an error is no place for a whole body."""
+    """Return the rejected input as JSON, cut short: an error should not repeat a whole body."""
     if value is None or (isinstance(value, int | float) and abs(value) < _LARGEST):
         return value
     if isinstance(value, dict | list | tuple) and depth == 0:
@@ -84,13 +84,13 @@ def _short(text: str) -> str:
 
 
 def declared_length(header: bytes) -> int:
-    """Return the number that a Content-Length gives, 0 if it is none."""
-    # Twenty digits are too many bytes in any case, and Python refuses to read some thousands of them.
+    """Return a Content-Length as a number, or 0 if it is not one."""
+    # Twenty digits exceed any limit. Python refuses to parse several thousand of them.
     return int(header.lstrip(b"0")[:20] or b"0") if header.isdigit() else 0
 
 
 class BodyLimit:
-    """ASGI middleware that refuses a body over `max_bytes` with 413 while it is still coming in."""
+    """ASGI middleware that rejects a body over `max_bytes` with 413 while it is still arriving."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -111,10 +111,10 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise HTTPException(413, self._message("more"))
+                raise HTTPException(413, self._message("too many bytes"))
             return message
 
         await self.app(scope, counted, send)
 
-    def _message(self, came: str) -> str:
-        return f"the body has {came}; accepted are up to {self.max_bytes} bytes. Send the records in several requests."
+    def _message(self, size: str) -> str:
+        return f"the body has {size}; the limit is {self.max_bytes} bytes. Send the records in several requests."

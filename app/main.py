@@ -1,4 +1,4 @@
-"""The service: `create_app` puts the routes around a model server."""
+"""The FastAPI application: `create_app` builds the routes around a model server."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ from penguins.report.page import HEADERS
 from penguins.schema import EXAMPLE
 
 DESCRIPTION = (
-    "Predicts from the model that the Airflow DAG `modelo_penguin` published last. "
-    "Each answer names the version that made it."
+    "Predicts with the model that the Airflow DAG `modelo_penguin` published last. "
+    "Each response names the version that made it."
 )
 NOT_READY: dict[int | str, dict[str, Any]] = {
-    503: {"model": Problem, "description": "No proven model yet: trigger the DAG `modelo_penguin`."}
+    503: {"model": Problem, "description": "No model is ready yet: trigger the DAG `modelo_penguin`."}
 }
 BODY_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body cannot be parsed at all, for example because it is no UTF-8."},
+    400: {"model": Problem, "description": "The body cannot be parsed, for example because it is not UTF-8."},
     413: {"model": Problem, "description": "The body is too large."},
 }
-# Named by reference: of a route that answers HTML, FastAPI would say that its errors are HTML as well.
+# By reference, because FastAPI would document the errors of an HTML route as HTML too.
 _PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 NO_REPORT: dict[int | str, dict[str, Any]] = {
-    404: {"description": "No such version, or none with a report as it was published.", **_PROBLEM}
+    404: {"description": "No such version, or its report is missing or was changed.", **_PROBLEM}
 }
 NO_SERVING_REPORT = {**NO_REPORT, 503: {"description": NOT_READY[503]["description"], **_PROBLEM}}
 
 
-# Asynchronous, although they wait for nothing: others are called in a thread, which costs more than a prediction.
+# Async, although they await nothing: FastAPI calls sync dependencies in a thread, which costs more than a prediction.
 async def _model_server(request: Request) -> ModelServer:
     return request.app.state.model_server
 
@@ -65,15 +65,15 @@ async def _served(request: Request) -> Served:
 CurrentServer = Annotated[ModelServer, Depends(_model_server)]
 CurrentModel = Annotated[Served, Depends(_served)]
 VersionInPath = Annotated[
-    str, Path(pattern=f"^{VERSION_PATTERN}$", description="As GET /models has it: 20260131T235959Z-0123abcd.")
+    str, Path(pattern=f"^{VERSION_PATTERN}$", description="As GET /models lists it, such as 20260131T235959Z-0123abcd.")
 ]
-# In the schema itself, pydantic would put the example's keys into alphabetical order.
+# Not in the schema itself, where pydantic would sort the example's keys alphabetically.
 ExampleRecord = Annotated[Record, Body(openapi_examples={"a record": {"value": EXAMPLE}})]
 ExampleBatch = Annotated[Batch, Body(openapi_examples={"two records": {"value": {"records": [EXAMPLE, EXAMPLE]}}})]
 
 
 def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
-    """Return the application; without arguments, as the environment says."""
+    """Return the application. Without arguments, the environment configures it."""
     settings = settings or Settings()
     server = ModelServer(
         registry or Registry.from_environment(),
@@ -103,12 +103,12 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
     _add_routes(app)
-    paths = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
+    is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
         CountRequests,
         recorder=server.recorder,
-        endpoints=[path for path, of_health in paths.items() if not of_health],
-        left_out=[path for path, of_health in paths.items() if of_health],
+        endpoints=[path for path, health in is_health.items() if not health],
+        excluded=[path for path, health in is_health.items() if health],
     )
     app.add_middleware(FastPredict, server=server, max_bytes=settings.max_body_bytes)
     return app
@@ -117,7 +117,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
 def _add_routes(app: FastAPI) -> None:
     @app.get("/model-info", tags=["model"], response_model=ModelInfo, responses=NOT_READY)
     async def model_info(served: CurrentModel, server: CurrentServer) -> dict[str, Any]:
-        """Which model serves: where it came from, what it is worth, and what was refused since."""
+        """The serving model: its origin, its metrics, and the version rejected since, if any."""
         manifest, refused = served.manifest, server.refused
         return {
             **manifest,
@@ -130,24 +130,24 @@ def _add_routes(app: FastAPI) -> None:
 
     @app.get("/models", tags=["model"])
     def models(server: CurrentServer) -> list[Version]:
-        """The published versions, newest first, and which one serves."""
+        """The published versions, newest first, and which of them is serving."""
         serving = server.served.version if server.served else None
         return [_version(server.registry, version, serving) for version in server.registry.versions()]
 
     @app.get("/models/{version}/report", tags=["model"], response_class=HTMLResponse, responses=NO_REPORT)
     def report_of(version: VersionInPath, server: CurrentServer) -> HTMLResponse:
-        """The report that was published with a version."""
+        """The report published with a version."""
         return _report(server.registry, version)
 
     @app.get("/report", tags=["model"], response_class=HTMLResponse, responses=NO_SERVING_REPORT)
     def report(served: CurrentModel, server: CurrentServer) -> HTMLResponse:
-        """The serving model's report: scores, mistakes, what it goes by, and where it came from."""
+        """The serving model's report: scores, errors, feature importance and origin."""
         return _report(server.registry, served.version)
 
     @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
     async def predict(record: ExampleRecord, served: CurrentModel) -> dict[str, Any]:
-        """Predict one record. What was not measured is null, but one measurement at least is needed."""
-        if served.fallback:  # milliseconds, which the event loop must not wait for
+        """Predict one record. Missing values are null, but at least one measurement is required."""
+        if served.fallback:  # takes milliseconds, which would block the event loop
             return await anyio.to_thread.run_sync(served.answer, record)
         return served.answer(record)
 
@@ -155,7 +155,7 @@ def _add_routes(app: FastAPI) -> None:
         "/predict/batch", tags=["predict"], response_model=BatchPrediction, responses={**NOT_READY, **BODY_ERRORS}
     )
     def predict_batch(batch: ExampleBatch, served: CurrentModel) -> dict[str, Any]:
-        """Predict up to 10,000 records, in their order, all by the same version."""
+        """Predict up to 10,000 records, in order, all with the same version."""
         return served.answer_batch(batch.records)
 
     @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
@@ -165,12 +165,12 @@ def _add_routes(app: FastAPI) -> None:
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Health:
-        """The process answers."""
+        """The process is running."""
         return Health(status="alive")
 
     @app.get("/health/ready", tags=["health"], responses=NOT_READY)
     async def ready(_: CurrentModel) -> Health:
-        """A model is loaded and its golden rows came out as in training."""
+        """A model is loaded, and it reproduces its golden rows."""
         return Health(status="ready")
 
 

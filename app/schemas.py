@@ -1,4 +1,4 @@
-"""The bodies of requests and answers. Those with the table's columns are made from the schema."""
+"""Request and response bodies. Those with the table's columns are built from the schema."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _NUMBERS = tuple(c.name for c in NUMBERS)
 
 
 class _Record(BaseModel):
-    # Strict: the text "39.1" is no number and true is not 1. A wrong type is the client's bug, and better said.
+    # Strict: the string "39.1" is not a number, and true is not 1. A wrong type is a bug in the client: report it.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _has_a_measurement(self) -> Self:
         values = vars(self)
-        for name in _NUMBERS:  # a loop, because it runs for each record of a batch
+        for name in _NUMBERS:  # a plain loop for speed: it runs for each record of a batch
             if values[name] is not None:
                 return self
         if _NUMBERS:
-            raise ValueError(f"at least one of {', '.join(_NUMBERS)} must be a number, all are null")
+            raise ValueError(f"at least one of {', '.join(_NUMBERS)} must be a number, but all are null")
         return self
 
 
@@ -41,9 +41,9 @@ def _field(column: Any) -> tuple[Any, Any]:
 
 _LABEL: dict[str, Any] = {
     TARGET.name: (Literal[TARGET.values], Field(description="The predicted class.")),
-    "probabilities": (dict[str, float], Field(description="Of every class; they add up to 1.")),
+    "probabilities": (dict[str, float], Field(description="The probability of each class; they add up to 1.")),
 }
-_VERSION: dict[str, Any] = {"model_version": (str, Field(description="The version that made this answer."))}
+_VERSION: dict[str, Any] = {"model_version": (str, Field(description="The version that made this prediction."))}
 
 _FEATURES: dict[str, Any] = {c.name: _field(c) for c in FEATURES}
 
@@ -51,7 +51,7 @@ Record: Any = create_model("Record", __base__=_Record, **_FEATURES)
 Label: Any = create_model("Label", **_LABEL)
 Prediction: Any = create_model("Prediction", **_LABEL, **_VERSION)
 BatchPrediction: Any = create_model(
-    "BatchPrediction", predictions=(list[Label], Field(description="In the records' order.")), **_VERSION
+    "BatchPrediction", predictions=(list[Label], Field(description="In the order of the records.")), **_VERSION
 )
 
 
@@ -64,34 +64,34 @@ class Batch(BaseModel):
 
 
 class Rejection(BaseModel):
-    """A version that was refused, while the last good one went on."""
+    """A version that was rejected while the last good one kept serving."""
 
     version: str
     reason: str
 
 
 class ModelInfo(BaseModel):
-    """The facts of the serving version's manifest."""
+    """Facts from the serving version's manifest."""
 
     version: str
     created_at: datetime
-    accuracy: float = Field(description="On the held-out rows.")
+    accuracy: float = Field(description="Accuracy on the held-out rows.")
     metrics: dict[str, Any]
     features: list[dict[str, Any]]
     classes: list[str]
-    params: dict[str, Any] = Field(description="The DAG run's params.")
-    data: dict[str, Any] = Field(description="sha256 and rows of the CSV.")
-    rows: dict[str, int] = Field(description="Rows trained on and held out.")
+    params: dict[str, Any] = Field(description="Params of the DAG run.")
+    data: dict[str, Any] = Field(description="SHA-256 and row count of the CSV.")
+    rows: dict[str, int] = Field(description="Number of rows trained on and held out.")
     libraries: dict[str, str]
-    sha256: str = Field(description="Of the `.pkl`.")
+    sha256: str = Field(description="SHA-256 of the `.pkl`.")
     dag_run_id: str
     predictor: Literal["onnx", "pipeline"] = Field(description="What computes the predictions.")
-    fallback: str | None = Field(description="Why the pipeline itself predicts, where it could not be compiled.")
-    rejected: Rejection | None = Field(description="The newest version that was refused, if any, and why.")
+    fallback: str | None = Field(description="Why the pipeline itself predicts, if it could not be compiled.")
+    rejected: Rejection | None = Field(description="The last version rejected, if any, and why.")
 
 
 class Version(BaseModel):
-    """One published version. `problem` says what is wrong with one that cannot be trusted."""
+    """One published version. `problem` is the reason if it cannot be trusted."""
 
     version: str
     serving: bool

@@ -1,4 +1,4 @@
-"""`make bench`: what this project costs and what it gains, as ratios within one run."""
+"""`make bench`: this project measured against alternatives, as ratios within one run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ PLOT = ROOT / "images" / "bench.png"
 def main() -> int:
     for program, does in {"wrk": "sends the requests", "mysql": "loads a table for comparison"}.items():
         if not shutil.which(program):
-            print(f"make bench: {program} {does}, and is not installed (Debian: wrk, mariadb-server)", file=sys.stderr)
+            print(
+                f"make bench: {program}, which {does}, is not installed (Debian: wrk, mariadb-server)", file=sys.stderr
+            )
             return 1
     started = time.monotonic()
 
@@ -47,7 +49,7 @@ def main() -> int:
     ratios = {name: row for module, measured in parts.values() for name, row in module.goals(measured).items()}
     results = {"machine": machine, **{name: measured for name, (_, measured) in parts.items()}, "ratios": ratios}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    if peers:  # the picture in the README has them all
+    if peers:  # the plot in the README shows all of them
         plot(results["serving"]["predict"])
     for module, measured in parts.values():
         print(module.table(measured))
@@ -64,7 +66,7 @@ def _within(folder: str, name: str) -> Path:
 
 
 def plot(predict: dict[str, Any]) -> None:
-    """Draw the requests a second, the most at the top, on a logarithmic axis: they span three orders of magnitude."""
+    """Plot the requests per second, highest on top. They span three orders of magnitude, so the axis is logarithmic."""
     from matplotlib.figure import Figure
 
     ranked = sorted(predict.items(), key=lambda item: item[1]["per_second"])

@@ -1,9 +1,9 @@
-"""The DAG's own cost: its runs on the penguins against those of a DAG whose eight tasks do nothing.
+"""How long a run of the DAG takes, compared with a DAG of eight tasks that do nothing.
 
-A run takes from `queued_at`, when the API server accepts the trigger, to `end_date`, when the scheduler sees that all
-tasks succeeded, both as Airflow itself records them.
+A run lasts from `queued_at`, when the API server accepts the trigger, to `end_date`, when the scheduler sees that all
+tasks have succeeded. Airflow itself records both.
 
-By itself it measures an Airflow that is already there, such as the stack in Docker::
+Run on its own, this module measures an existing Airflow, such as the stack in Docker::
 
     PYTHONPATH=plugins python -m benchmarks.dag http://localhost:8080
 """
@@ -33,7 +33,7 @@ ROUNDS = 5
 ROUNDS_WITH_DEFAULTS = 3  # each takes longer than all the rounds above
 SECONDS_OF_A_RUN = 180
 SECONDS_IDLE = 20
-# What this project sets and a DAG's speed depends on.
+# The settings of this project that affect a DAG's speed.
 TUNED = (
     "AIRFLOW__CORE__PARALLELISM",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME",
@@ -42,7 +42,7 @@ TUNED = (
 
 
 def run(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure in an Airflow of its own, first with this project's settings, then with Airflow's defaults."""
+    """Measure in a separate Airflow, first with this project's settings, then with Airflow's defaults."""
     shutil.copytree(ROOT / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(NOOP, folder / "dags")
     port = free_port()
@@ -55,7 +55,7 @@ def run(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with _airflow(env, port, folder) as (airflow, processes):
         results |= alternate(airflow, (NOOP_ID, DAG_ID), ROUNDS, say)
-        say(f"the scheduler without work, {SECONDS_IDLE} s")
+        say(f"the idle scheduler, {SECONDS_IDLE} s")
         results["idle_cpu"] = _idle_cpu(processes)
     defaults = {name: value for name, value in env.items() if name not in TUNED}
     defaults["PYTHONPATH"] = str(ROOT / "plugins")  # without config/airflow_local_settings.py
@@ -66,7 +66,7 @@ def run(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """Return each ratio that was reached, and the goal."""
+    """Return each measured ratio with its goal."""
     seconds = measured[DAG_ID]["seconds"]
     return {
         "seconds of the DAG ÷ eight tasks that do nothing": (seconds / measured[NOOP_ID]["seconds"], "at most 1.25"),
@@ -79,7 +79,7 @@ def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """Return the seconds that the runs took."""
+    """Return a table of how long the runs took."""
     rows = {
         "eight tasks that do nothing": measured[NOOP_ID],
         DAG_ID: measured[DAG_ID],
@@ -90,13 +90,13 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def alternate(airflow: Airflow, dag_ids: Sequence[str], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run the DAGs in turn, and return the median and the spread of each, by its name."""
+    """Run the DAGs in turn. Return the median and the spread of each, by its id."""
     seconds: dict[str, list[float]] = {dag_id: [] for dag_id in dag_ids}
     for number in range(rounds + 1):
         for dag_id in dag_ids:
             took = _seconds(airflow, dag_id)
             say(f"{dag_id}, round {number} of {rounds}: {took:.2f} s")
-            if number:  # the first one warms up
+            if number:  # the first round is the warm-up
                 seconds[dag_id].append(took)
     return {dag_id: {"seconds": median(s), "spread": (max(s) - min(s)) / median(s)} for dag_id, s in seconds.items()}
 
@@ -117,16 +117,18 @@ def _seconds(airflow: Airflow, dag_id: str) -> float:
 
 def _wait_for_dags(airflow: Airflow, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    # Stale is one whose file was there for an earlier measurement.
+    # A DAG is stale if its file was only there for an earlier measurement.
     while not all(airflow.has_dag(dag) and not airflow.get(f"dags/{dag}")["is_stale"] for dag in (NOOP_ID, DAG_ID)):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the DAGs {NOOP_ID} and {DAG_ID} are not in {airflow.url} after {seconds:.0f} s")
+            raise RuntimeError(
+                f"the DAGs {NOOP_ID} and {DAG_ID} have not appeared at {airflow.url} after {seconds:.0f} s"
+            )
         time.sleep(0.5)
 
 
 @contextmanager
 def _airflow(env: dict[str, str], port: int, folder: Path) -> Iterator[tuple[Airflow, Processes]]:
-    """An Airflow as `make run` starts it, with all of its components and without the API of the models."""
+    """An Airflow as `make run` starts it, with all its components but without the model API."""
     airflow, processes = Airflow(f"http://127.0.0.1:{port}"), Processes(env, folder / "logs" / "components")
     try:
         start_airflow(processes, airflow)
@@ -139,15 +141,15 @@ def _airflow(env: dict[str, str], port: int, folder: Path) -> Iterator[tuple[Air
 
 
 def _idle_cpu(processes: Processes) -> float:
-    """Return which share of a core the scheduler and its waiting workers take when nothing runs."""
-    time.sleep(6)  # a supervisor may watch a task that ended for 5 s more
+    """Return the share of a core that the scheduler and its workers use when idle."""
+    time.sleep(6)  # a supervisor may go on watching an ended task for 5 s
     parent = psutil.Process(processes.running["scheduler"].pid)
 
     def used() -> float:
         seconds = 0.0
         for process in [parent, *parent.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
-                # With what its ended children took, which would else be missing as soon as one ends.
+                # Includes the ended children, whose time would otherwise be lost.
                 seconds += sum(process.cpu_times()[:4])
         return seconds
 
@@ -157,7 +159,7 @@ def _idle_cpu(processes: Processes) -> float:
 
 
 def main(url: str, dags: Path = ROOT / "dags") -> None:
-    """Measure the Airflow at an address. The DAG that does nothing is in its folder for as long as that takes."""
+    """Measure the Airflow at a URL. The DAG that does nothing is copied into its folder for that time."""
     airflow = Airflow(url)
     airflow.log_in()
     target = dags / NOOP.name

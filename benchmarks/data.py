@@ -1,4 +1,4 @@
-"""Data and training: against the database's own client, ConnectorX, and a forest on ready arrays; and at every size."""
+"""Data and training, compared with the mysql client, ConnectorX and a forest on ready arrays; also at every size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARAMS = {"n_estimators": 100, "max_samples": 100_000, "random_state": 42}
 
 
 def run(folder: Path, *, sizes: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure in a database server of its own; `sizes` runs the DAG's tasks at each size as well."""
+    """Measure on a temporary database server. With `sizes`, also run the DAG's tasks at each size."""
     server = find_server()
     if not server:
         raise RuntimeError("mariadbd or mysqld is not installed (Debian: apt-get install mariadb-server)")
@@ -46,7 +46,7 @@ def run(folder: Path, *, sizes: bool, say: Callable[[str], None]) -> dict[str, A
 
 
 def compare(folder: Path, url: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the median seconds of each way, alternating."""
+    """Return the median seconds of each way, and their spread. The ways alternate."""
     path = folder / "rows.csv"
     say(f"data: {ROWS:,} rows")
     generate(ROWS, path)
@@ -101,7 +101,7 @@ def _connection(url: str) -> str:
 
 
 def _load_with_the_client(url: str, source: Source) -> None:
-    # The same strictness is not asked of it, only the same statement.
+    # The same statement, but without the same strictness.
     parts = urlsplit(url)
     numbers = [c.name for c in COLUMNS if c.sql_type == "DOUBLE"]
     targets = ", ".join(f"@{c.name}" if c.name in numbers else c.name for c in COLUMNS)
@@ -138,7 +138,7 @@ def _fit(train: Path) -> None:
 
 
 def _ready_fit(warehouse: Warehouse, source: Source, train: Path) -> Callable[[], Any]:
-    """Write the training file, and return the fit of the same forest on what the pipeline's columns make of it."""
+    """Write the training file, and return a fit of the same forest on arrays that are already preprocessed."""
     import numpy as np
     import pyarrow.parquet as pq
     from sklearn.base import clone
@@ -156,7 +156,7 @@ def _ready_fit(warehouse: Warehouse, source: Source, train: Path) -> Callable[[]
 
 
 def tasks(folder: Path, url: str, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run the DAG's tasks on that many rows, each in a process of its own; what they took and what came out."""
+    """Run the DAG's tasks on that many rows, each in its own process. Return their costs, and facts about the model."""
     here = folder / str(rows)
     here.mkdir()
     params = {"csv_path": str(here / "rows.csv")}
@@ -184,8 +184,8 @@ def tasks(folder: Path, url: str, rows: int, say: Callable[[str], None]) -> dict
         )
         measured[task] = json.loads(done.stdout.splitlines()[-1])
         say(f"{rows:,} rows: {task} {measured[task]['seconds']:.1f} s, {measured[task]['peak_mb']:.0f} MB")
-    told = json.loads((here / "xcom.json").read_text())
-    manifest = json.loads((here / "models" / told["publish"]["version"] / "manifest.json").read_text())
+    xcom = json.loads((here / "xcom.json").read_text())
+    manifest = json.loads((here / "models" / xcom["publish"]["version"] / "manifest.json").read_text())
     return {
         "tasks": measured,
         "pickle_mb": manifest["size_bytes"] / 2**20,
@@ -195,7 +195,7 @@ def tasks(folder: Path, url: str, rows: int, say: Callable[[str], None]) -> dict
 
 
 def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """Return each ratio that was reached, and the goal."""
+    """Return each measured ratio with its goal."""
     seconds = measured["seconds"]
     return {
         f"seconds to load {ROWS:,} rows ÷ the mysql client's LOAD DATA": (
@@ -214,7 +214,7 @@ def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """Return the seconds of each way, and of each task at each size."""
+    """Return a table of the seconds of each way, and of each task at each size."""
     lines = [f"\n{'1,000,000 rows, medians':<36}{'s':>9}{'spread':>8}"]
     lines += [f"{name:<36}{s:9.2f}{measured['spread'][name]:8.0%}" for name, s in measured["seconds"].items()]
     if measured["sizes"]:

@@ -1,4 +1,4 @@
-"""What POST /predict is compared with. Each is an ASGI application for uvicorn."""
+"""The endpoints that POST /predict is compared with. Each is an ASGI application for uvicorn."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _pipeline() -> Any:
 
 
 async def raw(_: Scope, receive: Receive, send: Send) -> None:
-    """A constant answer to whatever comes: the most that uvicorn can do."""
+    """Answer every request with a constant: the most that uvicorn can do."""
     await receive()
     headers = [(b"content-length", b"%d" % len(LABEL)), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

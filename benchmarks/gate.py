@@ -1,10 +1,10 @@
-"""How often the gate is wrong: good models that it refuses, and spoilt ones that it passes.
+"""How often the gate is wrong: good models that it refuses, and degraded ones that it passes.
 
-`PYTHONPATH=plugins python -m benchmarks.gate [SEEDS [CHANGED [ROWS]]]`: so many good retrains and so many of each
-spoilt kind, on the schema's own table, or on ROWS generated rows. `GATE=1 make bench` measures three tables in full.
+`PYTHONPATH=plugins python -m benchmarks.gate [SEEDS [CHANGED [ROWS]]]` runs SEEDS good retrains and CHANGED of each
+degraded kind, on the schema's own table or on ROWS generated rows. `GATE=1 make bench` measures three tables in full.
 
-Each trial trains on a changed table, with its own seed of split and forest, and is judged against a version that was
-trained on the table as it is. What would be a data check's to find (a tenth of the rows) is judged by the models alone.
+Each trial trains on a changed table, with its own seed for split and forest. It is judged against a version trained on
+the unchanged table. Even what the data check would catch (a tenth of the rows) is judged by the models alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from penguins.schema import CSV_NAME, FEATURES, MIN_ACCURACY, TABLE, TARGET
 if TYPE_CHECKING:
     from penguins.evaluation.gate import Verdict
 
-BASES = 5  # versions to be judged against, each with a seed of its own
+BASES = 5  # versions to judge against, each with its own seed
 TREES, MAX_SAMPLES, TEST_SIZE, MAX_ACCURACY_DROP = 100, 100_000, 0.2, 0.02
 NOISE = (0.05, 0.1, 0.2, 0.3)
 LOANS_PAGE = ROOT / "docs" / "your-own-table.md"
@@ -79,7 +79,7 @@ def a_tenth(table: pa.Table, more: pa.Table, random: np.random.Generator) -> pa.
 
 
 def kinds() -> dict[str, tuple[Change, int]]:
-    """Return by name how a trial's table is changed, and how many trees its forest has."""
+    """Return, by name, how a trial's table is changed and how many trees its forest has."""
     return {
         "another seed": (as_it_is, TREES),
         "another seed, 10 % more rows": (a_tenth_more, TREES),
@@ -91,7 +91,7 @@ def kinds() -> dict[str, tuple[Change, int]]:
     }
 
 
-GOOD = 2  # so many of the kinds, the first, are to pass
+GOOD = 2  # this many kinds, the first ones, should pass
 
 
 def _fit(train: pa.Table, trees: int, seed: int) -> Any:
@@ -119,7 +119,7 @@ def _publish_base(folder: Path, number: int) -> None:
 
 
 def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
-    """Train and judge one model; `true` is its accuracy on rows as they are, that it was not trained on."""
+    """Train and judge one model. `true` is its accuracy on unchanged rows that it was not trained on."""
     from penguins.evaluation.comparison import compare_with_serving
     from penguins.evaluation.gate import judge
     from penguins.evaluation.scores import predict_unseen, score
@@ -136,7 +136,7 @@ def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
     root = folder / f"base-{number % BASES}"
     rival = compare_with_serving(Registry(root / "models", root / "key"), unseen)
     verdict: Verdict = judge(unseen.accuracy, rival, min_accuracy=MIN_ACCURACY, max_accuracy_drop=MAX_ACCURACY_DROP)
-    # Fitted once more, on the changed rows of a split of the clean table, and scored on the others as they are.
+    # Fitted again, on the changed rows of a split of the clean table. Scored on the other rows, unchanged.
     place = np.arange(clean.num_rows)
     marked = clean.append_column("place", pa.array(place))
     a, b = split(marked, test_size=TEST_SIZE, random_state=seed)
@@ -144,14 +144,14 @@ def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
         fitted = _fit(table.take(a["place"].to_numpy()), trees, seed)
     else:
         fitted, b = pipeline, _without(b, train)
-    right = score(fitted, b.drop_columns("place"))["accuracy"] if b.num_rows else float("nan")
+    accuracy = score(fitted, b.drop_columns("place"))["accuracy"] if b.num_rows else float("nan")
     return {
         "passed": verdict.passed,
         "outcome": verdict.outcome,
         "note": verdict.note,
         "rows": rival.comparison.rows if rival.comparison else 0,
         "difference": rival.comparison.difference if rival.comparison else 0.0,
-        "true": right,
+        "true": accuracy,
     }
 
 
@@ -162,7 +162,7 @@ def _without(rows: pa.Table, trained: pa.Table) -> pa.Table:
 
 
 def measure(folder: Path, csv: Path, *, seeds: int, changed: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return of each kind of trial how many were refused, on a file that fits the schema."""
+    """Return how many trials of each kind were refused, on a file that fits the schema."""
     _write_tables(folder, csv)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_publish_base, [folder] * BASES, range(BASES)))
@@ -191,7 +191,7 @@ def _write_tables(folder: Path, csv: Path) -> None:
 
     connection = {"conn_type": "sqlite", "host": str(folder / "warehouse.db")}
     os.environ["AIRFLOW_CONN_BENCH"] = json.dumps(connection)
-    logging.disable(logging.WARNING)  # a thousand fits would each say when they are done
+    logging.disable(logging.WARNING)  # each of a thousand fits would log that it is done
     warehouse = open_warehouse(SqliteHook(sqlite_conn_id="bench"))
     more = folder / "more.csv"
     source = check_source(csv, TEST_SIZE)
@@ -202,8 +202,8 @@ def _write_tables(folder: Path, csv: Path) -> None:
         pq.write_table(clean(warehouse.read(rows)), folder / f"{name}.parquet")
 
 
-def of_loans(folder: Path, *, seeds: int, changed: int) -> dict[str, Any]:
-    """Measure in a copy of the project, which declares the table of docs/your-own-table.md."""
+def measure_loans(folder: Path, *, seeds: int, changed: int) -> dict[str, Any]:
+    """Measure in a copy of the project that declares the table of docs/your-own-table.md."""
     copy, page = folder / "copy", LOANS_PAGE.read_text(encoding="utf-8")
     for part in ("benchmarks", "plugins", "dags"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -225,7 +225,7 @@ def of_loans(folder: Path, *, seeds: int, changed: int) -> dict[str, Any]:
 
 
 def run(folder: Path, *, full: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure on the penguins; `full` with all trials, and on the loans and 100,000 generated rows as well."""
+    """Measure on the penguins. With `full`, run all trials, also on the loans and on 100,000 generated rows."""
     seeds, changed = (100, 50) if full else (10, 5)
     parts = {name: folder / name for name in ("penguins", "loans", "generated")}
     for part in parts.values():
@@ -234,7 +234,7 @@ def run(folder: Path, *, full: bool, say: Callable[[str], None]) -> dict[str, An
     found = {"penguins": measure(parts["penguins"], csv, seeds=seeds, changed=changed, say=say)}
     if full:
         say("gate: the loans of docs/your-own-table.md")
-        found["loans"] = of_loans(parts["loans"], seeds=seeds, changed=changed)
+        found["loans"] = measure_loans(parts["loans"], seeds=seeds, changed=changed)
         generate(100_000, parts["generated"] / "rows.csv")
         # A trial takes ten seconds there.
         found["100,000 rows"] = measure(
@@ -244,10 +244,10 @@ def run(folder: Path, *, full: bool, say: Callable[[str], None]) -> dict[str, An
 
 
 def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """Return the shares that were reached, and the goals."""
-    of = list(measured["penguins"].items())
-    good = [found for _, found in of[:GOOD]]
-    noisy = [found for kind, found in of if "random labels" in kind and not kind.startswith("5%")]
+    """Return each measured share with its goal."""
+    results = list(measured["penguins"].items())
+    good = [found for _, found in results[:GOOD]]
+    noisy = [found for kind, found in results if "random labels" in kind and not kind.startswith("5%")]
     return {
         "share of good retrains that the gate refuses": (
             sum(f["refused"] for f in good) / sum(f["trials"] for f in good),
@@ -266,11 +266,11 @@ def table(measured: dict[str, Any]) -> str:
     for name, found in measured.items():
         base = found["another seed"]["true"]
         lines.append(f"\n{'gate: ' + name:<32}{'refused':>12}{'warned':>8}{'rows':>9}{'compared':>10}{'true drop':>11}")
-        for kind, of in found.items():
-            refused = f"{of['refused']} of {of['trials']}"
+        for kind, result in found.items():
+            refused = f"{result['refused']} of {result['trials']}"
             lines.append(
-                f"{kind:<32}{refused:>12}{of['warned']:>8}{of['rows']:>9,.0f}{of['difference']:>+10.4f}"
-                f"{base - of['true']:>+11.4f}"
+                f"{kind:<32}{refused:>12}{result['warned']:>8}{result['rows']:>9,.0f}{result['difference']:>+10.4f}"
+                f"{base - result['true']:>+11.4f}"
             )
     return "\n".join([*lines, ""])
 

@@ -1,7 +1,7 @@
 """Write a CSV of any size from the penguins: `PYTHONPATH=plugins python -m benchmarks.generate ROWS FILE [SEED]`.
 
-Rows are drawn with replacement, so each species stays as common as it is, and so does what is missing. Each number is
-moved a little, within its column's range.
+Rows are drawn with replacement, so the shares of the species and of missing values stay the same. Each number gets some
+jitter, within its column's range.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from benchmarks.servers import ROOT
 from penguins.schema import COLUMNS, CSV_NAME, MISSING, Number
 
 ROWS_AT_ONCE = 200_000
-JITTER = 0.1  # standard deviation, in those of the column
+JITTER = 0.1  # its standard deviation, relative to the column's
 
 
 def generate(rows: int, path: Path, seed: int = 0) -> None:
-    """Write `rows` rows under the schema's header; the same file for the same seed."""
+    """Write `rows` rows under the schema's header. The same seed gives the same file."""
     real = pd.read_csv(ROOT / "dags" / CSV_NAME, dtype=str, keep_default_na=False)
     draw = np.random.default_rng(seed)
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -29,11 +29,11 @@ def generate(rows: int, path: Path, seed: int = 0) -> None:
             part = real.iloc[draw.integers(len(real), size=min(ROWS_AT_ONCE, rows - start))].reset_index(drop=True)
             for column in COLUMNS:
                 if isinstance(column, Number):
-                    part[column.name] = _moved(column, real[column.name], part[column.name], draw)
+                    part[column.name] = _with_jitter(column, real[column.name], part[column.name], draw)
             part.to_csv(file, header=False, index=False, lineterminator="\n")
 
 
-def _moved(column: Number, real: pd.Series, drawn: pd.Series, draw: np.random.Generator) -> pd.Series:
+def _with_jitter(column: Number, real: pd.Series, drawn: pd.Series, draw: np.random.Generator) -> pd.Series:
     missing = drawn.isin(MISSING)
     spread = pd.to_numeric(real[~real.isin(MISSING)]).std()
     moved = pd.to_numeric(drawn.mask(missing)) + draw.normal(0, JITTER * spread, len(drawn))

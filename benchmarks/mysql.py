@@ -1,4 +1,4 @@
-"""A MySQL or MariaDB server of its own, on a free port of 127.0.0.1."""
+"""A temporary MySQL or MariaDB server, on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def find_server() -> str | None:
 
 @contextmanager
 def running_server(server: str, more_sql: str = "") -> Iterator[str]:
-    """Start it on an empty data folder, run `more_sql`, and give the URL of a schema with a user of its own."""
-    # Not a caller's folder: a socket's path is limited to about 100 characters.
+    """Start a server on an empty data folder, run `more_sql`, and yield the URL of a schema with its own user."""
+    # Not a folder of the caller: a socket path is limited to about 100 characters.
     folder = Path(tempfile.mkdtemp(prefix="mysql-"))
     data, log, password, port = folder / "data", folder / "log", secrets.token_hex(16), free_port()
     (folder / "init.sql").write_text(

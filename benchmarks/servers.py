@@ -1,4 +1,4 @@
-"""A server under measurement: its processes, and windows of load on it by wrk."""
+"""A server under test: its processes, and windows of load from wrk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass
 class Window:
-    """What one window of load came to."""
+    """The results of one window of load."""
 
     per_second: float
     cpu_us: float
@@ -31,7 +31,7 @@ class Window:
 
 @dataclass
 class Server:
-    """A process that answers on `port`, with its children."""
+    """A process that listens on `port`, and its children."""
 
     name: str
     command: Sequence[str]
@@ -63,9 +63,9 @@ class Server:
                     return
             except httpx2.TransportError:
                 time.sleep(0.02)
-        said = self.log.read_text(errors="replace")[-3000:] if self.log else ""
+        logged = self.log.read_text(errors="replace")[-3000:] if self.log else ""
         self.stop()
-        raise RuntimeError(f"{self.name} did not start:\n{said}")
+        raise RuntimeError(f"{self.name} did not start:\n{logged}")
 
     def stop(self) -> None:
         if self.process is None:
@@ -89,19 +89,19 @@ class Server:
         return sum(sum(process.cpu_times()[:2]) for process in self.family())
 
     def memory_mb(self) -> float:
-        """Return the resident memory, what is shared between its processes counted once."""
+        """Return the resident memory. Pages that its processes share count once."""
         return sum(process.memory_full_info().pss for process in self.family()) / 2**20
 
     def load(
         self,
         body: Path,
         *,
-        seconds: int,  # wrk knows no fractions
+        seconds: int,  # wrk accepts whole seconds only
         connections: int = 8,
         content_type: str = "application/json",
         path: str | None = None,
     ) -> Window:
-        """Send the body for a while. RuntimeError if one request fails."""
+        """Send the body for that long. RuntimeError if a single request fails."""
         before = self.cpu_seconds()
         done = subprocess.run(
             [

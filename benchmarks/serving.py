@@ -1,4 +1,4 @@
-"""POST /predict against what it is held to: an empty endpoint, the tutorials' endpoint, and other model servers."""
+"""POST /predict compared with an empty endpoint, the tutorials' endpoint and other model servers."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from penguins.training.pipeline import build_pipeline, clean, fit, split
 
 ROUNDS = 5
 SECONDS = 2
-SECONDS_OF_A_SWAP = 4  # fits opening, compiling and proving a version under load
+SECONDS_OF_A_SWAP = 4  # enough to open, compile and prove a version under load
 BATCH = 10_000
 CSV = ROOT / "dags" / CSV_NAME
 PEERS = ROOT / "benchmarks" / "peers"
 VENVS = ROOT / ".local" / "bench"
-# What the results are named by.
+# The names of the results.
 OURS = "POST /predict"
 EMPTY = "an empty FastAPI endpoint"
 TUTORIAL = "the tutorials' endpoint"
 LABELS = {"mlserver": "MLServer", "bentoml": "BentoML", "litserve": "LitServe", "mlflow": "MLflow"}
-ORDINARY = "application/json; charset=utf-8"  # by which the service knows nothing of the shortcut
+ORDINARY = "application/json; charset=utf-8"  # the shortcut does not handle this content type
 JSON = "application/json"
 
 
 @dataclass
 class Contender:
-    """A server, and how it is asked for one prediction."""
+    """A server, and the request for one prediction."""
 
     label: str
     server: Server
@@ -55,7 +55,7 @@ class Contender:
 
 
 def publish_models(registry: Registry, seeds: tuple[int, ...]) -> list[str]:
-    """Train a forest of the DAG's defaults with each seed, publish it, and return the versions. The last one serves."""
+    """Train and publish a forest with the DAG's defaults for each seed. Return the versions; the last one serves."""
     raw = compact(pa.Table.from_pandas(pd.read_csv(CSV, na_values=list(MISSING), keep_default_na=False)))
     train, test = split(clean(raw), test_size=0.2, random_state=42)
     versions = []
@@ -79,7 +79,7 @@ def publish_models(registry: Registry, seeds: tuple[int, ...]) -> list[str]:
 
 
 def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything about serving; the results by name."""
+    """Measure everything about serving. Return the results by name."""
     say("training three models")
     (folder / "key").write_text(os.urandom(32).hex())
     registry = Registry(folder / "models", folder / "key")
@@ -131,7 +131,7 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
 
 
 def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """Return each ratio that was reached, and the goal."""
+    """Return each measured ratio with its goal."""
     predict, batch, swap = measured["predict"], measured["batch"], measured["swap"]
     rows = [found["rows_per_second"] for found in batch.values()]
     return {
@@ -154,7 +154,7 @@ def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """Return what was measured at 8 connections."""
+    """Return a table of what was measured at 8 connections."""
     titles = f"{'req/s':>9}{'spread':>8}{'CPU µs':>9}{'p50 ms':>9}{'p99 ms':>9}{'MB':>6}"
     head = f"\n{'8 connections, one worker, medians':<36}{titles}"
     lines = [
@@ -166,7 +166,7 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def _records(count: int) -> list[dict[str, Any]]:
-    """Return records around the schema's example, some of their values missing."""
+    """Return records close to the schema's example, with some values missing."""
     draw = random.Random(0)
     return [
         {
@@ -211,7 +211,7 @@ def _starts(service: Server) -> dict[str, float]:
 
 
 def _check(contender: Contender) -> None:
-    """Ask once, and see the example's class in the answer: nothing is measured that predicts nothing."""
+    """Send one request, and check that the right class comes back: only working servers are measured."""
     headers = {"content-type": contender.content_type}
     url = contender.server.url + contender.server.path
     answer = httpx2.post(url, content=contender.body.read_bytes(), headers=headers, timeout=60, trust_env=False)
@@ -237,7 +237,7 @@ def _batches(service: Server, tutorial: Server, body: Path, say: Callable[[str],
         say(f"batches of {BATCH} records, round {number} of {ROUNDS}")
         for label, server in zip(windows, (service, tutorial), strict=True):
             window = server.load(body, seconds=SECONDS, connections=1, path="/predict/batch")
-            if number:  # the first one warms up
+            if number:  # the first round is the warm-up
                 windows[label].append(window)
     return {
         label: {**(s := summary(found)), "rows_per_second": s["per_second"] * BATCH} for label, found in windows.items()
@@ -253,7 +253,7 @@ def _swaps(
     for number in range(1, ROUNDS + 1):
         say(f"a swap under load, round {number} of {ROUNDS}")
         quiet.append(service.load(body, seconds=SECONDS_OF_A_SWAP))
-        # Three in turn: the one before the last was let go, and has to be opened and compiled again.
+        # Three in turn: the service keeps only two, so it has to open and compile the third again.
         order.append(versions[number % len(versions) - 1])
         with _Watch(service) as watch:
             registry.activate(order[-1])
@@ -271,7 +271,7 @@ def _swaps(
 
 
 class _Watch:
-    """A client that asks all the time, and the versions that it is answered by, without repetitions."""
+    """A client that keeps sending requests, and notes which versions answer, without repeats."""
 
     def __init__(self, service: Server) -> None:
         self.url = service.url + service.path
@@ -311,7 +311,7 @@ class _Watch:
 
 
 def _peers(folder: Path, say: Callable[[str], None]) -> list[Contender]:
-    """Return the other model servers, each in a virtual environment of its own, serving the same pickle."""
+    """Return the other model servers. Each has its own virtual environment; all serve the same pickle."""
     numbers = {c.name: float(c.example) if isinstance(c, Number) else c.example for c in FEATURES}
     tensors = [
         {

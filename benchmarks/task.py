@@ -1,7 +1,7 @@
 """Run one task of the DAG in this process, without Airflow around it: `python -m benchmarks.task TASK FOLDER`.
 
-The folder holds `params.json`, and gets what the tasks tell each other in `xcom.json`. The last line of the output is
-JSON: seconds, and the most memory that the process ever had.
+The folder holds `params.json`. The tasks' XComs go into `xcom.json` there. The last line of the output is JSON: the
+seconds, and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.servers import ROOT
 
 
 class TaskInstance:
-    """As much of Airflow's as the tasks use."""
+    """The part of Airflow's TaskInstance that the tasks use."""
 
     def __init__(self, task: str, xcom: dict[str, Any]) -> None:
         self.task, self.xcom = task, xcom
@@ -40,8 +40,8 @@ def main(task: str, folder: Path) -> None:
     assert spec.loader
     dag = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(dag)
-    told = folder / "xcom.json"
-    xcom: dict[str, Any] = json.loads(told.read_text()) if told.exists() else {}
+    xcom_file = folder / "xcom.json"
+    xcom: dict[str, Any] = json.loads(xcom_file.read_text()) if xcom_file.exists() else {}
     events: dict[Any, Any] = {dag.MODEL: SimpleNamespace()}
     context = {
         "params": {name: param.value for name, param in dag.dag.params.items()}
@@ -55,13 +55,13 @@ def main(task: str, folder: Path) -> None:
     started = time.monotonic()
     xcom[task] = callable_(**{name: context[name] for name in wanted})
     seconds = time.monotonic() - started
-    told.write_text(json.dumps(xcom))
+    xcom_file.write_text(json.dumps(xcom))
     print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}))
 
 
 def _peak_mb() -> float:
     status = Path("/proc/self/status")
-    if status.exists():  # what the process was forked from counts in ru_maxrss, and not here
+    if status.exists():  # ru_maxrss would include the process it was forked from
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 

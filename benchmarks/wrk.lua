@@ -1,4 +1,4 @@
--- Posts the file BODY as CONTENT_TYPE, and prints what was measured as one line of JSON.
+-- Posts the file BODY as CONTENT_TYPE, and prints the results as one line of JSON.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = os.getenv("CONTENT_TYPE")
 local file = assert(io.open(os.getenv("BODY"), "rb"))

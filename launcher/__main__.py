@@ -1,7 +1,7 @@
 """Run the whole project without Docker: Airflow, the API and a first model, until Ctrl-C. This is `make run`.
 
 Takes AIRFLOW_PORT, API_PORT and MYSQL_URL (mysql://user:password@host:port/schema) from the environment.
-State lies in .local/, models/ and logs/. Everything listens on 127.0.0.1 only.
+State is kept in .local/, models/ and logs/. Everything listens on 127.0.0.1 only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from penguins.schema import EXAMPLE, TARGET
 
 
 def trained_version(registry: Registry) -> str | None:
-    """Return the version that serves, if it is whole and the API will take it; say what is wrong with it otherwise."""
+    """Return the current version if the API can serve it. Otherwise return None, and say what is wrong with it."""
     try:
         serving = registry.current()
         manifest, _ = registry.read(serving)
@@ -44,25 +44,25 @@ def trained_version(registry: Registry) -> str | None:
     except NoModelError:
         return None
     except (RegistryError, ModelError) as error:
-        say(f"The model that is there cannot be used: {error}")
+        say(f"The existing model cannot be used: {error}")
         return None
     return serving
 
 
 def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dict[str, Any]) -> None:
-    """Start everything in order, train if need be, and say what there is."""
+    """Start everything in order, train a model if needed, and print where everything is."""
     processes.start("api", sys.executable, "-m", "app")
     start_airflow(processes, airflow)
     say(f"Airflow is healthy; connection {CONNECTION_ID} ({connection['conn_type']}): {airflow.connect(connection)}")
 
     registry = Registry.from_environment()
     if not (serving := trained_version(registry)):
-        wait_until(f"the DAG {DAG_ID}", airflow.has_dag, processes, SECONDS_TO_START)
+        wait_until(f"finding the DAG {DAG_ID}", airflow.has_dag, processes, SECONDS_TO_START)
         run_id = airflow.trigger()
         say(f"Training: run {run_id} of {DAG_ID}")
         airflow.follow(run_id, processes)
         serving = registry.current()
-    # Last, for no task of this DAG waits for it; without it, Airflow's home page shows a red triggerer.
+    # Last, because no task of this DAG needs it. Without it, Airflow's home page shows the triggerer in red.
     start_triggerer(processes)
 
     api = httpx2.Client(base_url=api_url, trust_env=False, timeout=30)
@@ -71,17 +71,18 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
         response = api.get("/model-info")
         return response.is_success and response.json()["version"] == serving and response.json()
 
-    info = wait_until(f"the API's load of version {serving}", served, processes, 60)
+    info = wait_until(f"loading version {serving} into the API", served, processes, 60)
     answer = api.post("/predict", json=EXAMPLE).raise_for_status().json()
-    held_out, surest = info["rows"]["test"], info["metrics"].get("headline")  # older versions have none
+    held_out, headline = info["rows"]["test"], info["metrics"].get("headline")  # older versions have none
     say(f"The API serves version {serving}: accuracy {info['accuracy']:.4f} on {held_out} held-out rows")
-    if surest:
-        low, high = surest["interval"]
+    if headline:
+        low, high = headline["interval"]
         say(
-            f"  {surest['method']}: {surest['accuracy']:.4f} of {surest['rows']} rows, interval {low:.4f} to {high:.4f}"
+            f"  {headline['method']}: {headline['accuracy']:.4f} of {headline['rows']} rows, "
+            f"interval {low:.4f} to {high:.4f}"
         )
     label = answer[TARGET.name]
-    say(f"A sample: {json.dumps(EXAMPLE)}")
+    say(f"A sample record: {json.dumps(EXAMPLE)}")
     say(f"  is {label}, with probability {answer['probabilities'][label]:.2f}")
     print(
         f"\n  Airflow      {airflow.url}   ({USER} / {PASSWORD})"
@@ -96,7 +97,7 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
 
 @contextmanager
 def only_one() -> Iterator[None]:
-    """Hold the lock of this checkout's state: two launchers on one database would spoil it."""
+    """Lock this checkout's state: two launchers on one database would corrupt it."""
     LOCAL.mkdir(exist_ok=True)
     with (LOCAL / "lock").open("w") as lock:
         try:
@@ -110,7 +111,7 @@ def main() -> int:
     processes: Processes | None = None
 
     def stop(*_: Any) -> NoReturn:
-        # Raised while an object is being destroyed, it would be lost: the loops look at the mark as well.
+        # Raised while an object is being destroyed, Stop would be lost. So the loops check this flag as well.
         if processes:
             processes.stopping = True
         raise Stop
@@ -122,7 +123,7 @@ def main() -> int:
         airflow_port = port_from_environment("AIRFLOW_PORT", 8080)
         api_port = port_from_environment("API_PORT", 8989)
         if airflow_port == api_port:
-            raise LaunchError(f"AIRFLOW_PORT and API_PORT are both {api_port}; choose two")
+            raise LaunchError(f"AIRFLOW_PORT and API_PORT are both {api_port}; choose two different ones")
         with only_one():
             connection = connection_from_environment()
             processes = Processes(environment(airflow_port, api_port))

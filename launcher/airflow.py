@@ -1,4 +1,4 @@
-"""The Airflow that was started, and its REST API."""
+"""The Airflow that the launcher starts, and its REST API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS_TO_TRAIN = 900
 
 
 class Airflow:
-    """The REST API of the Airflow that was started."""
+    """A client of Airflow's REST API."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -42,16 +42,16 @@ class Airflow:
         return response.json()
 
     def connect(self, connection: dict[str, Any]) -> str:
-        """Make the connection, or leave the one that is there unless MYSQL_URL asks for another; say what it is."""
+        """Create the connection, or keep the existing one unless MYSQL_URL is set. Return what was done."""
         path = f"/api/v2/connections/{CONNECTION_ID}"
         present = self.client.get(path)
         if present.status_code == 404:
             self.client.post("/api/v2/connections", json=connection).raise_for_status()
-            return "made"
+            return "created"
         if connection["conn_type"] == "mysql":
             self.client.patch(path, json=connection).raise_for_status()
             return "set from MYSQL_URL"
-        return "kept as it was"
+        return "left unchanged"
 
     def has_dag(self, dag_id: str = DAG_ID) -> bool:
         if errors := self.get("importErrors")["import_errors"]:
@@ -65,17 +65,17 @@ class Airflow:
         return response.json()["dag_run_id"]
 
     def follow(self, run_id: str, processes: Processes) -> None:
-        """Say each task's end as it comes; LaunchError with the failed task's log if the run fails."""
-        run, said = f"dags/{DAG_ID}/dagRuns/{run_id}", set()
+        """Report each task as it ends. LaunchError with the failed task's log if the run fails."""
+        run, reported = f"dags/{DAG_ID}/dagRuns/{run_id}", set()
 
         def ended() -> str | None:
             state = self.get(run)["state"]
             for task in sorted(self.get(f"{run}/taskInstances")["task_instances"], key=lambda t: t["end_date"] or ""):
                 if (
                     task["state"] in ("success", "failed", "up_for_retry")
-                    and (key := (task["task_id"], task["state"], task["try_number"])) not in said
+                    and (key := (task["task_id"], task["state"], task["try_number"])) not in reported
                 ):
-                    said.add(key)
+                    reported.add(key)
                     say(f"  {task['task_id']:<18} {task['state']:<8} {task['duration'] or 0:5.1f} s")
             return state if state in ("success", "failed") else None
 
@@ -110,10 +110,10 @@ def start_airflow(processes: Processes, airflow: Airflow) -> None:
         migrated.write_text(version("apache-airflow"))
     say("Starting Airflow: api-server, scheduler, dag-processor")
     processes.start("api-server", "airflow", "api-server")
-    # Their log servers would listen on every address. The logs are on this machine anyway.
+    # Without log servers, which would listen on every address. The logs are on this machine anyway.
     processes.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
     processes.start("dag-processor", "airflow", "dag-processor")
-    wait_until("Airflow's start", airflow.healthy, processes, SECONDS_TO_START)
+    wait_until("starting Airflow", airflow.healthy, processes, SECONDS_TO_START)
     airflow.log_in()
 
 

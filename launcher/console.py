@@ -1,4 +1,4 @@
-"""What the user is told."""
+"""What the launcher tells the user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ started = time.monotonic()
 
 
 class LaunchError(Exception):
-    """Something that the user can mend; the message says how."""
+    """A problem that the user can fix; the message says how."""
 
 
 class Stop(BaseException):

@@ -1,4 +1,4 @@
-"""What is read from the environment, and what all that is started gets as its own."""
+"""The settings that the launcher reads from its environment, and the environment that its processes get."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ USER = PASSWORD = "airflow"  # noqa: S105 - the tutorial's, for 127.0.0.1 only
 
 
 def port_from_environment(name: str, default: int) -> int:
-    """Return a port on which nothing listens yet, or raise LaunchError."""
+    """Return a free port, or raise LaunchError."""
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**16):
-        raise LaunchError(f"{name} is {text!r}; accepted is a port from 1 to 65535")
+        raise LaunchError(f"{name} is {text!r}; it must be a port from 1 to 65535")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -58,12 +58,12 @@ def connection_from_environment() -> dict[str, Any]:
     except ValueError as error:
         raise LaunchError(f"MYSQL_URL cannot be read: {error}") from error
     if parts.scheme != "mysql" or not all(connection[key] for key in ("host", "login", "schema")):
-        raise LaunchError("MYSQL_URL is not complete; accepted is mysql://user:password@host:port/schema")
-    _try_mysql(connection)
+        raise LaunchError("MYSQL_URL is incomplete; the form is mysql://user:password@host:port/schema")
+    _check_mysql(connection)
     return connection
 
 
-def _try_mysql(connection: dict[str, Any]) -> None:
+def _check_mysql(connection: dict[str, Any]) -> None:
     import mysql.connector
 
     try:
@@ -75,11 +75,11 @@ def _try_mysql(connection: dict[str, Any]) -> None:
             connection_timeout=10,
         ).close()
     except mysql.connector.Error as error:
-        raise LaunchError(f"the MySQL of MYSQL_URL does not let us in: {error}") from error
+        raise LaunchError(f"cannot connect to the MySQL server of MYSQL_URL: {error}") from error
 
 
 def secret(path: Path) -> str:
-    """Return a secret that is made at the first start: 32 random bytes in base64."""
+    """Return a secret, created at the first start: 32 random bytes in base64."""
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(urlsafe_b64encode(secrets.token_bytes(32)).decode())
@@ -87,14 +87,14 @@ def secret(path: Path) -> str:
 
 
 def shared_settings() -> dict[str, str]:
-    """Return the settings that the stack has as well, from config/airflow.env."""
+    """Return the settings shared with the stack, from config/airflow.env."""
     lines = (ROOT / "config" / "airflow.env").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def environment(airflow_port: int, api_port: int, state: Path = LOCAL) -> dict[str, str]:
-    """Return the environment of all that is started. `state` is the folder of its database and its secrets."""
-    # Settings of another Airflow on this machine must not leak in, and compiled bytecode saves seconds at each start.
+    """Return the environment of every process. `state` is the folder of Airflow's database and the secrets."""
+    # Settings of another Airflow on this machine must not leak in. Compiled bytecode saves seconds at each start.
     foreign = ("AIRFLOW_", "PYTHONDONTWRITEBYTECODE", "PYTHONHOME")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     passwords = state / "airflow" / "passwords.json"

@@ -1,4 +1,4 @@
-"""What was started, and how it is stopped."""
+"""The processes of the launcher: how they are started, watched and stopped."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from launcher import ROOT
 from launcher.console import LaunchError, Stop
 
 COMPONENT_LOGS = ROOT / "logs" / "components"
-SECONDS_TO_STOP = 8  # the triggerer takes 10 to notice that its own child has ended; nothing of it is lost
+SECONDS_TO_STOP = 8  # the triggerer takes 10 to notice that its own child has ended; killing it loses nothing
 PR_SET_CHILD_SUBREAPER = 36
 
 
 class Processes:
-    """What was started, and all that this started in turn."""
+    """The processes that were started, and all their descendants."""
 
     def __init__(self, env: dict[str, str], logs: Path = COMPONENT_LOGS) -> None:
         self.env = env
@@ -31,12 +31,12 @@ class Processes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         logs.mkdir(parents=True, exist_ok=True)
         if sys.platform == "linux":
-            # Children of a child that died become ours, so that stop() finds them.
+            # Adopt the children of a child that died, so that stop() finds them.
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def start(self, name: str, *command: str) -> None:
         with self.log(name).open("wb") as log:
-            # A session of its own: Ctrl-C reaches this launcher alone, which then stops the others in order.
+            # A new session: Ctrl-C reaches this launcher alone, which then stops the others in order.
             self.running[name] = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -57,7 +57,7 @@ class Processes:
             self._died(name, code)
 
     def check(self) -> None:
-        """Raise LaunchError if anything that should serve has ended, and Stop if the user asked for it."""
+        """Raise LaunchError if a process has ended, and Stop if the user asked to stop."""
         if self.stopping:
             raise Stop
         for name, process in self.running.items():
@@ -68,7 +68,7 @@ class Processes:
         return self.logs / f"{name}.log"
 
     def stop(self) -> None:
-        """Ask all to end, and kill what has not done so in time, whatever its process group."""
+        """Terminate everything, and kill what does not end in time, whatever its process group."""
         for process in self.running.values():
             if process.poll() is None:
                 process.terminate()
@@ -76,7 +76,7 @@ class Processes:
         while (left := _descendants()) and time.monotonic() < deadline:
             psutil.wait_procs(left, timeout=0.2)
             if all(process.poll() is not None for process in self.running.values()):
-                deadline = min(deadline, time.monotonic() + 3)  # orphans have nobody to tell them
+                deadline = min(deadline, time.monotonic() + 3)  # nobody tells orphans to end
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=5)
@@ -92,7 +92,7 @@ def _descendants() -> list[psutil.Process]:
 
 
 def wait_until(what: str, ready: Callable[[], Any], processes: Processes, seconds: float) -> Any:
-    """Return the first true value that `ready` gives; LaunchError when the time is over or a process ended."""
+    """Return the first true value of `ready`. LaunchError on timeout, or if a process has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         processes.check()

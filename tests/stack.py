@@ -1,4 +1,4 @@
-"""A stack of its own: a copy of the tracked files, a project name, free ports. Nothing of another one is touched."""
+"""An isolated stack: a copy of the tracked files, its own project name, free ports. No other stack is touched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG_LIVED = (
 
 
 class Stack:
-    """One compose project. `remove` takes everything away that it made."""
+    """One compose project. `remove` deletes everything that it created."""
 
     def __init__(self, name: str, *overlays: str, uid: int = 50000) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def copy_project(folder: Path) -> None:
-    """Put the files that git tracks into a folder, as they are here."""
+    """Copy the files that git tracks into a folder, as they are here."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for file in filter(None, listed.split("\0")):
         target = folder / file
@@ -31,7 +31,7 @@ def copy_project(folder: Path) -> None:
 
 
 def free_port(preferred: int = 0) -> int:
-    """Return a port on which nothing listens: the preferred one, if it can be had."""
+    """Return a free port: the preferred one, if possible."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", preferred))

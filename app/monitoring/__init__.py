@@ -1,1 +1,1 @@
-"""What the service counts, and what Prometheus reads of it."""
+"""The service's counters, and the metrics that Prometheus scrapes."""

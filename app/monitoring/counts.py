@@ -1,7 +1,7 @@
-"""What one worker counts.
+"""The counts of one worker.
 
-Requests are only noted, and counted some hundred together or when somebody asks: a prediction takes microseconds, and
-prometheus_client's own counters as many.
+Requests are queued, and counted a few hundred at a time or when the counts are read. A prediction takes microseconds,
+and prometheus_client's own counters would take as long.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from penguins.data.drift import Drift
 from penguins.inference import Record
 from penguins.schema import TARGET
 
-# Upper bounds of the latencies' bins, in seconds; what takes longer falls into one more.
+# Upper bounds of the latency buckets, in seconds. One more bucket holds what takes longer.
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 NANOSECONDS = tuple(round(bound * 1e9) for bound in BOUNDS)
 AT_ONCE = 256  # requests, counted together within a quarter of a millisecond
@@ -29,14 +29,14 @@ def no_answers() -> list[int]:
 
 @dataclass
 class Counts:
-    """What one worker counts, or several together."""
+    """The counts of one worker, or of several added up."""
 
-    # By endpoint and status: the answers in each of the latencies' bins, and at last their nanoseconds.
+    # By endpoint and status: the responses per latency bucket, then the sum of their nanoseconds.
     answers: dict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(no_answers))
     predictions: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TARGET.values, 0)))
     loads: int = 0
     rejections: int = 0
-    # The rows asked of `version`, by feature and bin.
+    # The rows that `version` predicted, by feature and bin.
     version: str | None = None
     drift: dict[str, list[int]] = field(default_factory=dict)
 
@@ -55,28 +55,28 @@ def add_up(one: Sequence[int], other: Sequence[int]) -> list[int]:
 
 
 class Recorder:
-    """Takes note of requests, predictions and versions, from any thread."""
+    """Records requests, predictions and versions, from any thread."""
 
     def __init__(self) -> None:
         self._counts = Counts()
-        # What was noted and is yet to be counted; a deque takes and gives from several threads without a lock.
+        # Queued, not counted yet. A deque is thread-safe without a lock.
         self._answered: deque[tuple[str, int, int]] = deque()
         self._predicted: deque[tuple[Drift, Record, str]] = deque()
-        self._lock = threading.Lock()  # batches, and what the pipeline predicts, are counted by other threads
+        self._lock = threading.Lock()  # batches and the pipeline's own predictions are counted in other threads
 
     def answered(self, endpoint: str, status: int, nanoseconds: int) -> None:
-        """Note one request, to be counted soon: one by one, that would cost each several microseconds."""
+        """Queue one request. Counting each on its own would take several microseconds."""
         self._answered.append((endpoint, status, nanoseconds))
         if len(self._answered) >= AT_ONCE:
             with self._lock:
-                self._count_noted()
+                self._count_queued()
 
     def predicted(self, drift: Drift, record: Record, label: str) -> None:
-        """Note one prediction, to be counted with the request that asked for it."""
+        """Queue one prediction. It is counted together with its request."""
         self._predicted.append((drift, record, label))
 
-    def _count_noted(self) -> None:
-        """Count what was noted; the caller holds the lock."""
+    def _count_queued(self) -> None:
+        """Count what is queued; the caller holds the lock."""
         predicted = [self._predicted.popleft() for _ in range(len(self._predicted))]
         self._counts.predictions.update([label for _, _, label in predicted])
         for drift in {drift for drift, _, _ in predicted}:
@@ -89,7 +89,7 @@ class Recorder:
             self._counts.answers[key] = add_up(self._counts.answers[key], [*bins, sum(times)])
 
     def predicted_many(self, drift: Drift, records: Sequence[Record], labels: Sequence[str]) -> None:
-        found, predictions = drift.counts_of(records), Counter(labels)  # milliseconds, in which others may count
+        found, predictions = drift.counts_of(records), Counter(labels)  # takes milliseconds, so outside the lock
         with self._lock:
             self._counts.predictions.update(predictions)
             drift.add_counts(found)
@@ -103,10 +103,10 @@ class Recorder:
             self._counts.rejections += 1
 
     def counts(self, version: str | None, drift: Drift | None) -> Counts:
-        """Return a copy of what this worker counts; `drift` is that of the version that serves."""
+        """Return a copy of this worker's counts. `version` and `drift` are those of the serving model."""
         counts = Counts()
         with self._lock:
-            self._count_noted()
+            self._count_queued()
             counts.add(self._counts)
             if drift:
                 counts.version, counts.drift = version, drift.counts()

@@ -1,7 +1,7 @@
-"""What Prometheus reads at /metrics.
+"""The metrics that Prometheus scrapes at /metrics.
 
-Several workers write their counts to a shared folder once a second, and the one that is asked adds up its own and what
-the others wrote last.
+With several workers, each writes its counts to a shared folder once a second. The one that is scraped adds the others'
+latest counts to its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,8 +23,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from app.monitoring.counts import BOUNDS, add_up, no_answers
-from app.serving.compiled import SHARED_FOLDER
-from app.serving.model_server import ModelServer
+from app.settings import SHARED_FOLDER
+
+if TYPE_CHECKING:
+    from app.serving.model_server import ModelServer
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +42,15 @@ class Metrics(Collector):
         self._server = server
         self._stop = threading.Event()
         folder = os.environ.get(SHARED_FOLDER)
-        # Not named by the process: a later one may get its number, and counts must not go back.
+        # Not named after the PID: a later process may reuse it, and counters must not decrease.
         self._file = Path(folder, f"{uuid4().hex}.counts") if folder else None
 
     def text(self) -> bytes:
-        """Return all of it in Prometheus' text format, summed up over the workers."""
+        """Return all metrics in Prometheus' text format, summed over the workers."""
         return generate_latest(self.registry)
 
     def start(self) -> None:
-        """Write the counts for the other workers every second, if there are any, until `stop`."""
+        """If there are other workers, write the counts for them every second until `stop`."""
         self._stop.clear()
         if self._file:
             threading.Thread(target=self._share, args=(self._file,), name="metrics", daemon=True).start()
@@ -62,10 +65,10 @@ class Metrics(Collector):
                 written.write_bytes(pickle.dumps(self._server.counts()))
                 written.replace(file)
             except OSError:
-                log.exception("the other workers cannot read this one's counts; the next time they may")
+                log.exception("could not share this worker's counts with the others; trying again in a second")
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics, as `prometheus_client` asks for them."""
+        """Yield the metrics; `prometheus_client` calls this."""
         served, refused = self._server.served, self._server.refused
         counts = self._server.counts()
         if self._file:
@@ -77,7 +80,9 @@ class Metrics(Collector):
             "modelo_penguin_requests", "Requests answered, by endpoint and status", labels=["endpoint", "status"]
         )
         durations = HistogramMetricFamily(
-            "modelo_penguin_request_duration_seconds", "Until the answer was sent, by endpoint", labels=["endpoint"]
+            "modelo_penguin_request_duration_seconds",
+            "Time until the response was sent, by endpoint",
+            labels=["endpoint"],
         )
         by_endpoint: dict[str, list[int]] = defaultdict(no_answers)
         for (endpoint, status), found in sorted(counts.answers.items()):
@@ -112,14 +117,14 @@ class Metrics(Collector):
             created = datetime.fromisoformat(served.manifest["created_at"]).timestamp()
             yield GaugeMetricFamily("modelo_penguin_model_created_timestamp_seconds", "When it was trained", created)
             accuracy = served.manifest["metrics"]["accuracy"]
-            yield GaugeMetricFamily("modelo_penguin_model_accuracy", "On the held-out rows", accuracy)
+            yield GaugeMetricFamily("modelo_penguin_model_accuracy", "Accuracy on the held-out rows", accuracy)
             info = GaugeMetricFamily("modelo_penguin_model_info", "The version that serves", labels=["version"])
             info.add_metric([served.version], 1)
             yield info
             rows = sum(next(iter(counts.drift.values())))
-            yield GaugeMetricFamily("modelo_penguin_drift_rows", "Rows asked since the version took over", rows)
+            yield GaugeMetricFamily("modelo_penguin_drift_rows", "Rows predicted since the version took over", rows)
             drift = GaugeMetricFamily(
-                "modelo_penguin_drift_psi", "Population stability index against training", labels=["feature"]
+                "modelo_penguin_drift_psi", "Population stability index against the training rows", labels=["feature"]
             )
             for feature, index in served.drift.indices(counts.drift).items() if rows else ():
                 drift.add_metric([feature], index)

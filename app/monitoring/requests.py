@@ -1,4 +1,4 @@
-"""Count the requests, by endpoint and status."""
+"""Count requests by endpoint and status."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.monitoring.counts import Recorder
 
-OTHER = "other"  # every path that is none of the service's, so that nobody can make series by asking for paths
+OTHER = "other"  # every unknown path, so that clients cannot create series by requesting new ones
 
 
 class CountRequests:
-    """ASGI middleware that counts requests by endpoint: those of `endpoints`, those left out, and others as one."""
+    """ASGI middleware that counts requests by endpoint. Unknown paths share one label; `excluded` ones do not count."""
 
-    def __init__(self, app: ASGIApp, recorder: Recorder, endpoints: Sequence[str], left_out: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, recorder: Recorder, endpoints: Sequence[str], excluded: Sequence[str]) -> None:
         self.app = app
         self.recorder = recorder
-        self.labels = {path: path for path in endpoints} | dict.fromkeys(left_out)
+        self.labels = {path: path for path in endpoints} | dict.fromkeys(excluded)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self.labels.get(scope["path"], OTHER) is None:
             await self.app(scope, receive, send)
             return
-        status = 0  # of a client that went away before it was answered
+        status = 0  # stays 0 if the client disconnects before the response
         started = time.perf_counter_ns()
 
         async def noted(message: Message) -> None:
@@ -36,10 +36,10 @@ class CountRequests:
         try:
             await self.app(scope, receive, noted)
         except Exception:
-            status = 500  # by which Starlette answers, outside of all middleware
+            status = 500  # as Starlette responds, outside all middleware
             raise
         finally:
             if status:
-                # A body that is too large is refused before the router has found the route: that has the path alone.
+                # An oversized body is rejected before routing: then there is only the path.
                 path = scope["route"].path if "route" in scope else scope["path"]
                 self.recorder.answered(self.labels.get(path) or OTHER, status, time.perf_counter_ns() - started)

@@ -1,7 +1,7 @@
-"""The pipeline as one ONNX graph: the same predictions, proven, at a fraction of the cost.
+"""The pipeline as one ONNX graph: proven to predict the same, at a fraction of the cost.
 
-The pickle is opened, compiled and proven in a process of its own (`compiler.py`). So the service itself needs neither
-scikit-learn nor pandas in its memory, and a swap takes no time from the requests.
+The pickle is opened, compiled and proven in a separate process (`compiler.py`). So the service itself keeps neither
+scikit-learn nor pandas in memory, and a swap does not hold up requests.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at the import; it would keep a file in the user's home
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; telemetry keeps a file in the user's home
 import onnxruntime
 
+from app.settings import SHARED_FOLDER
 from penguins.inference import (
     ModelError,
     Prediction,
@@ -36,25 +37,24 @@ from penguins.inference import (
 from penguins.schema import CATEGORIES, NUMBERS
 
 SECONDS_TO_COMPILE = 120
-SHARED_FOLDER = "API_SHARED_FOLDER"  # set where several workers serve
-# The graph's probabilities are float32 and proven within 1e-6: more digits would say nothing, and 0.99 reads better.
-PARTS = 10**7
+# The graph's probabilities are float32 and proven within 1e-6. More digits mean nothing, and 0.99 reads better.
+ROUNDING = 10**7
 
 
 class CompileError(RuntimeError):
-    """The pipeline cannot be compiled, or the compiled one does not predict the same; it has to serve itself."""
+    """The pipeline cannot be compiled, or the graph predicts something else. The pipeline itself has to serve."""
 
 
 class CompilerLostError(CompileError):
-    """The compiler ended before it had an answer, or took too long."""
+    """The compiler ended without an answer, or timed out."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """An ONNX graph, and by feature what its imputer puts in place of null.
+    """An ONNX graph, and by feature the value that its imputer puts in for null.
 
     The graph's inputs are `numbers`, float64 of shape (n_records, n_numbers), and `categories`, strings of shape
-    (n_records, n_categories), each in the schema's order; one without columns is left out.
+    (n_records, n_categories), each in the schema's order. An input without columns is left out.
     """
 
     graph: bytes
@@ -71,12 +71,12 @@ class CompiledModel:
     ----------
     compiled : Compiled
     classes : sequence of str
-        In the order of the probabilities' columns.
+        In the order of the probability columns.
     """
 
     def __init__(self, compiled: Compiled, classes: Sequence[str]) -> None:
-        self._one = _session(compiled.graph, threads=1)  # a row takes less time than to hand it to another thread
-        self._many = _session(compiled.graph, threads=0)  # as many as there are cores
+        self._one = _session(compiled.graph, threads=1)  # one row takes less time than handing it to another thread
+        self._many = _session(compiled.graph, threads=0)  # one thread per core
         self._outputs = [output.name for output in self._one.get_outputs()]
         self._classes = tuple(classes)
         self._inputs = [
@@ -94,7 +94,7 @@ class CompiledModel:
         ]
 
     def inputs(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return the graph's inputs, nulls imputed."""
+        """Return the graph's inputs, with nulls imputed."""
         return {
             name: np.array(
                 [
@@ -115,16 +115,16 @@ class CompiledModel:
 
 
 def _rounded(probabilities: np.ndarray) -> list[list[float]]:
-    if len(probabilities) == 1:  # for which Python is faster than numpy
-        return [[round(p * PARTS) / PARTS for p in probabilities[0].tolist()]]
-    return (np.rint(probabilities.astype(np.float64) * PARTS) / PARTS).tolist()
+    if len(probabilities) == 1:  # plain Python is faster than numpy on one row
+        return [[round(p * ROUNDING) / ROUNDING for p in probabilities[0].tolist()]]
+    return (np.rint(probabilities.astype(np.float64) * ROUNDING) / ROUNDING).tolist()
 
 
 def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must cost nothing
-    options.log_severity_level = 3  # errors; what it warns of was proven harmless
+    options.log_severity_level = 3  # errors only: the proof covers what the warnings are about
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
@@ -134,16 +134,16 @@ def load(pickled: bytes, manifest: Mapping[str, Any]) -> tuple[Predictor, str | 
     Returns
     -------
     model : Predictor
-        The compiled pipeline, or else the pipeline itself.
+        The compiled pipeline, or the pipeline itself as a fallback.
     fallback : str or None
-        Why the pipeline itself has to serve, if it has to.
+        Why the pipeline itself has to serve; None if it does not.
 
     Raises
     ------
     ModelError
         If the model cannot be trusted: see `penguins.inference.load_model`.
     """
-    check_libraries(manifest)  # before a process is started for nothing
+    check_libraries(manifest)  # before starting a process for nothing
     check_columns(manifest)
     answer = _compile_once(pickled, manifest)
     if isinstance(answer, ModelError):
@@ -156,7 +156,7 @@ def load(pickled: bytes, manifest: Mapping[str, Any]) -> tuple[Predictor, str | 
 
 
 def _compile_once(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
-    """Ask the compiler, or take what it answered another worker of this service."""
+    """Run the compiler, or reuse the answer that it gave another worker."""
     if SHARED_FOLDER not in os.environ:
         return _compile_apart(pickled, manifest)
     folder = Path(os.environ[SHARED_FOLDER])
@@ -167,7 +167,7 @@ def _compile_once(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
         if found.exists():
             return pickle.loads(found.read_bytes())  # noqa: S301 - from our own process, in a folder of our own
         answer = _compile_apart(pickled, manifest)
-        if isinstance(answer, ModelError | CompilerLostError):  # which may not last
+        if isinstance(answer, ModelError | CompilerLostError):  # may be temporary, so not shared
             return answer
         for older in folder.glob("*.compiled"):
             older.unlink()
@@ -178,7 +178,7 @@ def _compile_once(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
 
 
 def _compile_apart(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
-    """Ask the compiler, in a process of its own."""
+    """Run the compiler in a separate process."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "app.serving.compiler", str(os.getpid())],

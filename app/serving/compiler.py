@@ -1,7 +1,7 @@
-"""From a pickled pipeline to a proven ONNX graph: `python -m app.serving.compiler PARENT`, which `compiled.py` starts.
+"""Compile a pickled pipeline into a proven ONNX graph. `compiled.py` runs `python -m app.serving.compiler PARENT`.
 
 Reads the pickled (pickle, manifest) from standard input and writes the pickled answer to standard output: a `Compiled`,
-a CompileError where the pipeline has to serve itself, or a ModelError where it must not serve at all.
+a CompileError if the pipeline itself has to serve, or a ModelError if the model must not serve at all.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from app.serving.compiled import Answer, Compiled, CompiledModel, CompileError
 from penguins.inference import TOLERANCE, Model, ModelError, load_model, to_frame
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, Number
 
-# scikit-learn's trees round to float32 what was scaled in float64, other estimators do not. So must the graph, which is
-# made and proven with these casts before the estimator, until one is good. Back in float64, a forest's probabilities
-# add up to 1.0 and not to 0.9999993, but skl2onnx has that for some sorts of trees only.
+# scikit-learn's trees round float64 input to float32; other estimators do not. The graph must do the same: these casts
+# are tried before the estimator until one passes the proof. Cast back to float64, a forest's probabilities add up to
+# 1.0 instead of 0.9999993, but skl2onnx supports that for some tree models only.
 CASTS_OF_TREES: tuple[tuple[type, ...], ...] = ((np.float32, np.float64), (np.float32,), ())
 CASTS_OF_OTHERS: tuple[tuple[type, ...], ...] = ((), (np.float32,))
 RANDOM_ROWS = 1000
 JUMPS = 300
-BISECTIONS = 64  # of an interval of numbers down to two neighbouring floats
+BISECTIONS = 64  # from an interval down to two adjacent floats
 
 
 def compile_model(model: Model, golden: Mapping[str, Any]) -> Compiled:
@@ -43,7 +43,7 @@ def compile_model(model: Model, golden: Mapping[str, Any]) -> Compiled:
     Raises
     ------
     CompileError
-        If there is no graph for it, or none that gives the same labels and, within 1e-6, the same probabilities.
+        If there is no graph for it, or none with the same labels and, within 1e-6, the same probabilities.
     """
     reasons = []
     try:
@@ -59,7 +59,7 @@ def compile_model(model: Model, golden: Mapping[str, Any]) -> Compiled:
             _prove_same(model, CompiledModel(compiled, model.classes), golden)
         except CompileError as error:
             reasons.append(str(error))
-        except Exception as error:  # skl2onnx and ONNX Runtime raise what they like
+        except Exception as error:  # skl2onnx and ONNX Runtime may raise anything
             reasons.append(f"the pipeline cannot be compiled: {' '.join(str(error).split())[:300]}")
         else:
             return compiled
@@ -67,9 +67,9 @@ def compile_model(model: Model, golden: Mapping[str, Any]) -> Compiled:
 
 
 def _without_imputers(pipeline: Pipeline) -> tuple[ColumnTransformer, dict[str, Any]]:
-    """Return the first step without its SimpleImputers, by position of its columns, and by column what they fill in.
+    """Return the first step without its SimpleImputers, its columns by position, and the fill value of each column.
 
-    ONNX has no imputer of strings, and its imputer of numbers takes float32 only.
+    ONNX has no imputer for strings, and its imputer for numbers takes float32 only.
     """
     positions = {c.name: position for position, c in enumerate((*NUMBERS, *CATEGORIES))}
     fills: dict[str, Any] = {}
@@ -87,7 +87,7 @@ def _without_imputers(pipeline: Pipeline) -> tuple[ColumnTransformer, dict[str, 
     columns.transformers_ = transformers
     for column in CATEGORIES:
         if not (column.required or isinstance(fills.get(column.name), str)):
-            raise CompileError(f"nothing is known to put in the place of {column.name}'s nulls")
+            raise CompileError(f"no fill value is known for the nulls of {column.name}")
     return columns, fills
 
 
@@ -102,13 +102,13 @@ def _graph(pipeline: Pipeline, first: ColumnTransformer, casts: tuple[type, ...]
     steps = [("columns", first), *pipeline.steps[1:-1], *to, pipeline.steps[-1]]
     kinds = (("numbers", DoubleTensorType, NUMBERS), ("categories", StringTensorType, CATEGORIES))
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in kinds if columns]
-    # Without zipmap, probabilities come as one array.
+    # Without zipmap, the probabilities come as one array.
     graph = to_onnx(Pipeline(steps), initial_types=inputs, options={id(pipeline[-1]): {"zipmap": False}})
     return graph.SerializeToString()
 
 
 def _prove_same(model: Model, compiled: CompiledModel, golden: Mapping[str, Any]) -> None:
-    """Compare both on the golden rows, on random rows with and without nulls, and on both sides of jumps."""
+    """Compare both on the golden rows, on random rows with and without nulls, and on both sides of thresholds."""
     random = np.random.default_rng(1)
     complete, with_nulls = _random_records(random), _random_records(random)
     for record in with_nulls:
@@ -120,7 +120,7 @@ def _prove_same(model: Model, compiled: CompiledModel, golden: Mapping[str, Any]
         tried["rows around the thresholds"] = _records_at_jumps(compiled, random)
     for what, records in tried.items():
         expected = model.predict(records)
-        singly = [compiled.predict([record])[0] for record in records]  # computed by other code than many at once
+        singly = [compiled.predict([record])[0] for record in records]  # not the code path of batches
         for came in (singly, compiled.predict(records)):
             labels = sum(e.label != c.label for e, c in zip(expected, came, strict=True))
             largest = np.abs(
@@ -129,7 +129,7 @@ def _prove_same(model: Model, compiled: CompiledModel, golden: Mapping[str, Any]
             ).max(initial=0)
             if labels or not largest <= TOLERANCE:
                 raise CompileError(
-                    f"the compiled pipeline differs on {what}: {labels} labels of {len(records)}, "
+                    f"the compiled pipeline differs on {what}: {labels} of {len(records)} labels, "
                     f"probabilities by up to {largest:.1g}"
                 )
 
@@ -145,10 +145,10 @@ def _random_records(random: np.random.Generator, rows: int = RANDOM_ROWS) -> lis
 
 
 def _records_at_jumps(compiled: CompiledModel, random: np.random.Generator) -> list[dict[str, Any]]:
-    """Return rows next to thresholds, whatever the estimator: on both sides of where the probabilities jump.
+    """Return rows on both sides of thresholds. They are found by jumps in the probabilities, so for any estimator.
 
-    Between two random rows that differ in one number, bisection leads to two neighbouring floats with a jump between
-    them, if there is one on the way.
+    Between two random rows that differ in one number, bisection finds two adjacent floats with a jump between them, if
+    there is one.
     """
     records = _random_records(random, JUMPS)
     inputs = compiled.inputs(records)
@@ -175,17 +175,17 @@ def _records_at_jumps(compiled: CompiledModel, random: np.random.Generator) -> l
     ]
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the service that started it is gone: nobody else would, whatever it hangs in."""
+def _exit_with(parent: int) -> None:
+    """Exit when the parent service is gone. If this process hangs, nothing else would end it."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
 
 
 def main() -> None:
-    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(int(sys.argv[1]),), daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as answer_to:
-        os.dup2(2, 1)  # whatever else is printed must not spoil the answer
+        os.dup2(2, 1)  # anything else that is printed must not corrupt the answer
         pickled, manifest = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the service, which verified it
         answer: Answer
         try:

@@ -1,4 +1,4 @@
-"""The model's life cycle: verify, load, prove, swap; and keep the last good one whatever comes."""
+"""The model's life cycle: verify, load, prove, swap. Whatever happens, the last good model keeps serving."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Served:
-    """A proven model and the manifest it came with. `fallback` says why the pipeline itself serves, if it does."""
+    """A proven model and its manifest. `fallback` is the reason why the pipeline itself serves, or None."""
 
     manifest: dict[str, Any]
     model: Predictor
@@ -37,13 +37,13 @@ class Served:
         return self.manifest["version"]
 
     def answer(self, record: BaseModel) -> dict[str, Any]:
-        """Return the body that answers /predict."""
+        """Return the response body of /predict."""
         label, probabilities = self.model.predict([vars(record)])[0]
         self.recorder.predicted(self.drift, vars(record), label)
         return {TARGET.name: label, "probabilities": probabilities, "model_version": self.version}
 
     def answer_batch(self, records: Sequence[BaseModel]) -> dict[str, Any]:
-        """Return the body that answers /predict/batch."""
+        """Return the response body of /predict/batch."""
         rows = [vars(record) for record in records]
         answers = self.model.predict(rows)
         self.recorder.predicted_many(self.drift, rows, [answer.label for answer in answers])
@@ -53,31 +53,31 @@ class Served:
 
 @dataclass(frozen=True)
 class Refused:
-    """A version that was not taken, and why."""
+    """A version that was refused, and why."""
 
     version: str
     reason: str
 
 
 class ModelServer:
-    """Holds the serving model. `refresh` is called from one thread; readers take `served` once and keep to it."""
+    """Holds the serving model. One thread calls `refresh`. A request reads `served` once and sticks to it."""
 
     def __init__(self, registry: Registry, *, poll_seconds: float, retry_seconds: float) -> None:
         self.registry = registry
         self.served: Served | None = None
         self._previous: Served | None = None
         self.refused: Refused | None = None
-        self._said: set[Refused] = set()
+        self._logged: set[Refused] = set()
         self.recorder = Recorder()
         self._not_ready = "the service is starting"
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
-        self._retry_at = self._look_back_at = 0.0
+        self._retry_at = self._retry_older_at = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Look once, so that a model that is there serves from the first request on; then watch the pointer."""
+        """Refresh once, so that an existing model serves the first request. Then watch the pointer."""
         self.refresh()
         self._stop.clear()
         self._thread = threading.Thread(target=self._watch, name="model-watch", daemon=True)
@@ -86,33 +86,33 @@ class ModelServer:
     def stop(self) -> None:
         self._stop.set()
         if self._thread:
-            self._thread.join(timeout=1)  # it may hang on a volume that does; a daemon, it ends with the process
+            self._thread.join(timeout=1)  # it may hang on a dead volume; as a daemon, it ends with the process
 
     def require(self) -> Served:
-        """Return what serves, or raise ModelNotReadyError with the reason why there is none."""
+        """Return the serving model. ModelNotReadyError, with the reason, if there is none."""
         if (served := self.served) is None:
             raise ModelNotReadyError(self._not_ready)
         return served
 
     def counts(self) -> Counts:
-        """Return what this worker has counted, with the drift of the version that serves."""
+        """Return this worker's counts, including the drift of the serving version."""
         served = self.served
         return self.recorder.counts(served.version if served else None, served.drift if served else None)
 
     def refresh(self) -> None:
-        """Take what the pointer names if it is new and proves good. Never raises."""
+        """Swap in the version that the pointer names, if it is new and good. Never raises."""
         try:
             version = self.registry.current()
-        except RegistryError as error:  # no pointer, or one that cannot be read: what serves, goes on
+        except RegistryError as error:  # no pointer, or an unreadable one: the serving model stays
             self._not_ready = str(error)
             if not isinstance(error, NoModelError):
                 self._refuse("current", str(error))
             version = None
         if version is not None and not self._is_known(version):
-            self._take(version)
-        if self.served is None and self.refused is not None and time.monotonic() >= self._look_back_at:
-            self._take_newest_good()
-            self._look_back_at = time.monotonic() + self._retry_seconds
+            self._swap_in(version)
+        if self.served is None and self.refused is not None and time.monotonic() >= self._retry_older_at:
+            self._swap_in_newest_good()
+            self._retry_older_at = time.monotonic() + self._retry_seconds
 
     def _is_known(self, version: str) -> bool:
         if self.served and self.served.version == version:
@@ -120,43 +120,43 @@ class ModelServer:
             return True
         return bool(self.refused and self.refused.version == version and time.monotonic() < self._retry_at)
 
-    def _take(self, version: str) -> None:
+    def _swap_in(self, version: str) -> None:
         try:
             manifest, pickled = self.registry.read(version)
-            model, fallback = self._back_to(manifest) or load(pickled, manifest)
+            model, fallback = self._previously_served(manifest) or load(pickled, manifest)
             served = Served(manifest, model, fallback, Drift(manifest["histograms"]), self.recorder)
         except (RegistryError, ModelError) as error:
             self._refuse(version, str(error))
-        except Exception as error:  # a bad version must never end the watch
+        except Exception as error:  # a bad version must never end the watching thread
             self._refuse(version, repr(error))
         else:
             self._previous, self.served, self.refused = self.served, served, None
-            self._said.clear()
+            self._logged.clear()
             self.recorder.loaded()
-            log.info("version %s serves, accuracy %.4f", version, manifest["metrics"]["accuracy"])
+            log.info("now serving version %s, accuracy %.4f", version, manifest["metrics"]["accuracy"])
             if served.fallback:
-                log.warning("the pipeline itself predicts, and slowly: %s", served.fallback)
+                log.warning("predicting with the pipeline itself, which is slow: %s", served.fallback)
 
-    def _back_to(self, manifest: dict[str, Any]) -> tuple[Predictor, str | None] | None:
-        """Return what served before, if that is asked for again: a rollback is in a hurry."""
+    def _previously_served(self, manifest: dict[str, Any]) -> tuple[Predictor, str | None] | None:
+        """Return the previous model if the manifest is its own: a rollback must be fast."""
         if (before := self._previous) is None or before.manifest != manifest:
             return None
         return before.model, before.fallback
 
-    def _take_newest_good(self) -> None:
-        """Start from an older version where the current one is bad; `refused` goes on saying so."""
+    def _swap_in_newest_good(self) -> None:
+        """Serve the newest good version while the current one is bad. `refused` keeps naming the bad one."""
         refused = self.refused
         for version in self.registry.versions():
             if refused and version != refused.version:
-                self._take(version)
+                self._swap_in(version)
                 if self.served:
                     break
         self.refused = refused
 
     def _refuse(self, version: str, reason: str) -> None:
         self.refused = Refused(version, reason)
-        if self.refused not in self._said:  # once, however often it is tried again
-            self._said.add(self.refused)
+        if self.refused not in self._logged:  # log it once, however often it is retried
+            self._logged.add(self.refused)
             log.error("version %s refused: %s", version, reason)
             self.recorder.rejected()
         self._not_ready = f"no model can be served: {reason}"
@@ -167,4 +167,4 @@ class ModelServer:
             try:
                 self.refresh()
             except Exception:
-                log.exception("the look at the registry failed; the next one may not")
+                log.exception("checking the registry failed; trying again")

@@ -1,9 +1,9 @@
-"""A shortcut for valid requests to POST /predict and /predict/batch, past most of what FastAPI does for a request.
+"""A shortcut for valid requests to POST /predict and /predict/batch, past most of FastAPI's own work.
 
 An ordinary request is parsed into Python objects, validated, answered through a response model and serialized. Here,
-pydantic-core takes a valid body straight from its bytes, and writes the answer straight to bytes. Anything else, every
-error included, goes to the ordinary route, which alone decides what is answered. Both give the same bytes:
-tests/unit/app/serving/test_shortcut.py holds them against each other.
+pydantic-core validates the bytes of the body directly, and serializes the answer straight to bytes. Everything else,
+errors included, goes to the ordinary route, which alone decides on the response. Both return the same bytes, which
+tests/unit/app/serving/test_shortcut.py checks.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.schemas import Batch, Record
 from app.serving.model_server import ModelServer, Served
 
-_record_of = Record.__pydantic_validator__.validate_json  # `model_validate_json` without its own handling of options
+_record_of = Record.__pydantic_validator__.validate_json  # `model_validate_json` without its option handling
 
 
 class FastPredict:
-    """ASGI middleware around the application whose ordinary routes it cuts short, where a compiled model serves."""
+    """ASGI middleware that answers valid prediction requests itself, as long as a compiled model serves."""
 
     def __init__(self, app: ASGIApp, server: ModelServer, max_bytes: int) -> None:
         self.app = app
@@ -41,22 +41,22 @@ class FastPredict:
             body += message.get("body", b"")
         try:
             if message["type"] != "http.request" or message.get("more_body") or len(body) > self.max_bytes:
-                raise ValueError("not the whole body, or too much of it")
+                raise ValueError("the body is incomplete or too large")
             if scope["path"] == "/predict":
                 answer = to_json(served.answer(_record_of(body)))
             else:
                 answer = await anyio.to_thread.run_sync(_answer_to_batch, body, served)
-        except Exception:  # a ValidationError, or what nobody expected: the ordinary route finds it again
+        except Exception:  # a ValidationError, or anything unexpected: the ordinary route meets it again
             await self.app(scope, _replay(bytes(body), message, receive), send)
             return
         headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
-        # `CountRequests` sees the ordinary requests only: to look at each message costs more than to count.
+        # `CountRequests` sees ordinary requests only, because inspecting each message costs more than counting.
         self.server.recorder.answered(scope["path"], 200, perf_counter_ns() - started)
 
     def _is_plain(self, scope: Scope) -> bool:
-        """Whether it is a POST of JSON of an allowed length to one of the two, with no header given twice."""
+        """Whether this is a JSON POST of allowed length to one of the two paths, with no header given twice."""
         if scope["type"] != "http" or scope["path"] not in ("/predict", "/predict/batch"):
             return False
         headers = dict(scope["headers"])
@@ -67,7 +67,7 @@ class FastPredict:
             and len(headers) == len(scope["headers"])
             and headers.get(b"content-type") == b"application/json"
             and length.isdigit()
-            and len(length) < 10  # a longer one is the ordinary route's to judge
+            and len(length) < 10  # the ordinary route judges longer ones
             and int(length) <= self.max_bytes
         )
 
@@ -77,7 +77,7 @@ def _answer_to_batch(body: bytearray, served: Served) -> bytes:
 
 
 def _replay(body: bytes, last: Message, receive: Receive) -> Receive:
-    """Return a `receive` that first gives the body that came, and how that ended."""
+    """Return a `receive` that first replays the body received so far, and how it ended."""
     more = last["type"] != "http.request" or last.get("more_body", False)
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": more}]
     if last["type"] != "http.request":

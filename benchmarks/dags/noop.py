@@ -1,4 +1,4 @@
-"""Eight tasks in a chain that do nothing: what Airflow alone costs a DAG of that length."""
+"""A chain of eight tasks that do nothing: Airflow's own overhead for a DAG of that length."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def requests_to_others() -> list[str]:
 
 @pytest.fixture(scope="module")
 def page(requests_to_others: list[str]) -> Iterator[Page]:
-    """A browser that reaches this machine only; what it asked of others is counted."""
+    """A browser that reaches this machine only. Requests to other hosts are counted."""
 
     def only_here(route: Route) -> None:
         if OWN_HOST.match(route.request.url):

@@ -17,7 +17,7 @@ SKIP = (
     "no MySQL server for the tests: install one (Debian: apt-get install mariadb-server), so that mysqld or mariadbd "
     "is on PATH, or name one in TEST_MYSQL_URL=mysql://user:password@host:port/schema, whose schema the tests drop"
 )
-# What would end or change a URL's login and password, were it not quoted.
+# Characters that would break a URL's login and password if they were not quoted.
 AWKWARD_USER = {"login": "te@st:er/#%?&+ %41", "password": "p@ss:wo/rd#%?&=+ %41"}
 
 
@@ -55,7 +55,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> AirflowForTests:
 
 @pytest.fixture
 def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a program; it is asked to end after the test, if it has not."""
+    """Start a program. It is terminated after the test if it is still running."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*command: str, **options: Any) -> subprocess.Popen[str]:

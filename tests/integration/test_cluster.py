@@ -98,7 +98,7 @@ def start_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
 @pytest.fixture(scope="module")
 def rows(penguins_frames: tuple[pd.DataFrame, pd.DataFrame]) -> pa.Table:
-    """So many penguins that a tree takes some milliseconds."""
+    """Enough penguins for a tree to take some milliseconds."""
     train = pd.concat([penguins_frames[0]] * 30, ignore_index=True)
     noise = np.random.default_rng(0)
     for column in NUMBERS:

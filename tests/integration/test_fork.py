@@ -1,4 +1,4 @@
-"""Another table in a copy of the project: what docs/your-own-table.md says, and tables that are awkward in turn.
+"""Another table in a copy of the project: the one of docs/your-own-table.md, and awkward ones.
 
 Nothing of the copy is changed but the declaration and the CSV.
 """
@@ -104,7 +104,7 @@ def sqlite(tmp_path: Path) -> dict[str, Any]:
 
 
 def check_service(fork: Fork, service: Service) -> None:
-    """Hold the running service against the copy's declaration."""
+    """Check the running service against the copy's declaration."""
     client, schema = service.client, fork.schema()
     target, features = schema["target"], schema["features"]
     info = service.info()
@@ -152,7 +152,7 @@ def check_service(fork: Fork, service: Service) -> None:
 
 
 def predicted(fork: Fork, service: Service) -> float:
-    """Return how many of the file's rows the service tells rightly: 1.0 if all."""
+    """Return the share of the file's rows that the service predicts correctly."""
     schema = fork.schema()
     names, target = [f["name"] for f in schema["features"]], schema["target"]["name"]
     numbers = {f["name"] for f in schema["features"] if "unit" in f}
@@ -310,5 +310,5 @@ def test_the_model_of_another_table_is_refused(
         text=True,
         timeout=60,
     )
-    assert "The model that is there cannot be used: trained on another table" in run.stdout
+    assert "The existing model cannot be used: trained on another table" in run.stdout
     assert run.stdout.endswith("None\n")

@@ -47,7 +47,7 @@ def launch(start: Start, folder: Path, env: dict[str, str]) -> subprocess.Popen[
 
 
 def output_until_ready(launcher: subprocess.Popen[str]) -> str:
-    """Return what it printed until it was ready. It ends by itself, and so does this, if a step takes too long."""
+    """Return what the launcher printed until it was ready. It exits by itself if a step takes too long."""
     lines = []
     assert launcher.stdout
     for line in launcher.stdout:
@@ -219,7 +219,7 @@ def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(
     launcher = start_process(sys.executable, "main.py", cwd=folder, env={**os.environ, **ports})
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 0, output
-    assert "Exception ignored" in output  # it was lost, as far as Python goes
+    assert "Exception ignored" in output  # Python itself lost the exception
     assert "Stopped" in output
 
 
@@ -257,10 +257,10 @@ def test_a_taken_port_is_said_before_anything_starts(
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"AIRFLOW_PORT": "eighty"}, "AIRFLOW_PORT is 'eighty'; accepted is a port from 1 to 65535"),
+        ({"AIRFLOW_PORT": "eighty"}, "AIRFLOW_PORT is 'eighty'; it must be a port from 1 to 65535"),
         ({"AIRFLOW_PORT": "8181", "API_PORT": "8181"}, "are both 8181"),
-        ({"MYSQL_URL": "mysql://user@host"}, "accepted is mysql://user:password@host:port/schema"),
-        ({"MYSQL_URL": "mysql://user:pw@127.0.0.1:1/schema"}, "the MySQL of MYSQL_URL does not let us in"),
+        ({"MYSQL_URL": "mysql://user@host"}, "the form is mysql://user:password@host:port/schema"),
+        ({"MYSQL_URL": "mysql://user:pw@127.0.0.1:1/schema"}, "cannot connect to the MySQL server of MYSQL_URL"),
     ],
 )
 def test_settings_that_make_no_sense_are_said_before_anything_starts(

@@ -96,7 +96,7 @@ def test_a_second_load_replaces_the_first(warehouse: Warehouse) -> None:
 def test_a_load_says_how_many_rows_are_done(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another transaction holds the load up until a line was said. The file is larger than what a socket takes."""
+    """Another transaction holds up the load until a line is logged. The file is larger than a socket's buffer."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
     caplog.set_level(logging.INFO, progress.__name__)
     rows = 344 * 1500

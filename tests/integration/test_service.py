@@ -87,7 +87,7 @@ class Load:
 
 
 def resign(registry: Registry, version: str, **changes: Any) -> None:
-    """Change facts of a manifest and sign it again: the signature is right, what it says is not."""
+    """Change facts of a manifest and sign it again: the signature is valid, the content is not."""
     manifest = registry.manifest(version) | changes
     signed = {**manifest, "signature": _signature(registry.key_file.read_bytes().strip(), manifest)}
     (registry.root / version / "manifest.json").write_text(json.dumps(signed))
@@ -291,7 +291,7 @@ def test_several_workers_swap_each_by_itself_and_count_together(
     predicted = 'modelo_penguin_requests_total{endpoint="/predict",status="200"}'
 
     def answers() -> list[dict[str, Any]]:
-        """Return what many new connections are told: each is given to any of the workers."""
+        """Return the answers on many new connections, each of which may go to any worker."""
         return [httpx2.get(f"http://127.0.0.1:{service.port}/model-info").json() for _ in range(20)]
 
     def loads() -> float:

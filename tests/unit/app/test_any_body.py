@@ -1,4 +1,4 @@
-"""Bodies that nobody thought of: whatever comes, the answer is one that the OpenAPI documents, and never a 500."""
+"""Bodies that nobody thought of: every response is one that the OpenAPI documents, and never a 500."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def csv_records() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def errors_of(response: Any) -> dict[str, dict[str, Any]]:
-    """Return the entries of a 422's detail by the last part of their place."""
+    """Return the entries of a 422's detail by the last part of their `loc`."""
     assert response.status_code == 422, response.text
     return {str(entry["loc"][-1]): entry for entry in response.json()["detail"]}
 

@@ -1,4 +1,4 @@
-"""The alert rules: Prometheus takes them, each fires where it should, and what they read is there."""
+"""The alert rules: Prometheus accepts them, each fires when it should, and the metrics they read exist."""
 
 from __future__ import annotations
 

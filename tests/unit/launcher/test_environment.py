@@ -1,4 +1,4 @@
-"""The environment that `make run` gives to what it starts."""
+"""The environment that `make run` gives its processes."""
 
 from __future__ import annotations
 

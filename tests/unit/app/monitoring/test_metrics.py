@@ -20,8 +20,8 @@ import app.monitoring.metrics
 import app.serving.compiled
 from app.main import create_app
 from app.monitoring.requests import CountRequests
-from app.serving.compiled import SHARED_FOLDER, CompileError
-from app.settings import Settings
+from app.serving.compiled import CompileError
+from app.settings import SHARED_FOLDER, Settings
 from penguins.registry import Registry
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET
 
@@ -38,7 +38,7 @@ class Scrape:
         self.samples = [sample for family in families for sample in family.samples]
 
     def by(self, name: str, *labels: str) -> dict[Any, float]:
-        """Return the values by their labels' values; a single label's by itself."""
+        """Return the values by their label values. A single label is the key itself, not a tuple."""
         found = {
             tuple(s.labels[n] for n in labels): s.value for s in self.samples if s.name == f"modelo_penguin_{name}"
         }

@@ -31,8 +31,9 @@ from sklearn.svm import SVC
 
 import app.serving.compiled
 import app.serving.compiler
-from app.serving.compiled import SHARED_FOLDER, Compiled, CompiledModel, CompileError, CompilerLostError, load
+from app.serving.compiled import Compiled, CompiledModel, CompileError, CompilerLostError, load
 from app.serving.compiler import compile_model
+from app.settings import SHARED_FOLDER
 from penguins import inference
 from penguins.evaluation.facts import golden_records
 from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, to_frame
@@ -81,7 +82,7 @@ def difference(model: Model, compiled: CompiledModel, records: Sequence[Record])
 
 
 def drawn(rows: int, seed: int = 0, *, nulls: float = 0) -> list[dict[str, Any]]:
-    """Return records drawn evenly from all that the API accepts, a share of their nullable values missing."""
+    """Return records drawn uniformly from all that the API accepts, with a share of nulls where they are allowed."""
     random = np.random.default_rng(seed)
     records = [
         dict(zip([c.name for c in FEATURES], values, strict=True))
@@ -245,7 +246,7 @@ def test_without_an_imputer_a_category_that_may_be_null_is_not_compiled(forest: 
         for name, transformer, names in columns.transformers_
     ]
     pipeline.steps = [("columns", columns), *pipeline.steps[1:]]
-    with pytest.raises(CompileError, match="nothing is known to put in the place of sex's nulls"):
+    with pytest.raises(CompileError, match="no fill value is known for the nulls of sex"):
         compile_model(Model(pipeline, forest.classes), golden)
 
 
@@ -285,7 +286,7 @@ def test_a_compiler_that_dies_or_takes_too_long_leaves_the_pipeline(
 
 
 def test_the_compiler_ends_with_the_service(tmp_path: Path) -> None:
-    reading, writing = os.pipe()  # held open, so that it waits for its orders for ever
+    reading, writing = os.pipe()  # held open, so that it waits for input for ever
     service = (
         "import os, subprocess, sys\n"
         f"command = [sys.executable, '-m', 'app.serving.compiler', str(os.getpid())]\n"

@@ -91,7 +91,7 @@ def test_where_nothing_is_good_each_version_is_refused_once_however_often_it_is_
         spoil(registry, version)
     for _ in range(4):
         server.refresh()
-        time.sleep(0.005)  # longer than what it waits before it tries again
+        time.sleep(0.005)  # longer than its retry interval
     assert server.served is None
     assert server.refused is not None
     assert server.refused.version == registry.current()
@@ -118,7 +118,7 @@ def test_a_model_that_cannot_be_compiled_serves_itself_and_says_so(
         assert client.post("/predict", json=EXAMPLE).json()["species"] == "Gentoo"
         answer = client.post("/predict/batch", json={"records": [EXAMPLE] * 3}).json()
         assert [p["species"] for p in answer["predictions"]] == ["Gentoo"] * 3
-    assert "the pipeline itself predicts, and slowly: no graph for this" in caplog.text
+    assert "predicting with the pipeline itself, which is slow: no graph for this" in caplog.text
 
 
 def test_a_rollback_to_what_served_before_is_not_compiled_again(

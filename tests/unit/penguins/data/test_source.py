@@ -384,7 +384,7 @@ def result_of(rows: list[str]) -> str:
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(rows=st.lists(st.sampled_from([ADELIE, CHINSTRAP, GENTOO, *OTHER_ROWS, *BAD_ROWS]), max_size=40))
 def test_neither_chunks_nor_remembered_values_change_what_is_said(name: str, value: int, rows: list[str]) -> None:
-    """One row at a time, with nothing remembered, each value is held against its column."""
+    """One row at a time, with nothing remembered, each value is checked against its column."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROWS_AT_ONCE", 1)
         patch.setattr(module, "VALUES_REMEMBERED", 0)

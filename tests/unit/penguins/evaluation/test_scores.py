@@ -120,7 +120,7 @@ def test_the_predictions_are_of_their_rows_and_of_the_rows_of_both_parts(penguin
 
 
 def test_identical_rows_count_once_and_are_predicted_by_models_that_saw_none_of_them(penguins_tables: Tables) -> None:
-    """A tree that may grow to the end knows each row that it saw: here every row is there twice, at random labels."""
+    """A fully grown tree memorises the rows it saw. Here every row occurs twice, with random labels."""
     train, test = (with_random_labels(table, 1) for table in penguins_tables)
     twice = pa.concat_tables([train, train])
     pipeline = fitted(twice, n_estimators=20, max_samples=10**5)
