@@ -164,8 +164,8 @@ def test_a_file_that_lost_most_rows_and_a_class_is_refused_before_anything_is_dr
     few.write_text("\n".join([*lines[:41], *lines[-40:]]) + "\n")
     run = airflow.run_dag(connection, csv_path=str(few))
     assert run.returncode != 0
-    assert f"it has 80 rows, {serving} was trained on a file of 344: less than min_rows_share 0.5" in run.stdout
-    assert f"no row has the species Chinstrap, {serving} was trained on 68 of them" in run.stdout
+    assert f"it has 80 rows, but {serving} was trained on a file of 344: less than min_rows_share 0.5" in run.stdout
+    assert f"no row has the species Chinstrap, but {serving} was trained on 68 of them" in run.stdout
     assert "task_id=drop_schema" not in run.stdout
     assert rows_of(connection) == rows
     assert registry_of(airflow).current() == serving

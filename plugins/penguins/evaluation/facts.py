@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penguins.data.drift import as_written, histograms
+from penguins.data.drift import histograms, shortest_float
 from penguins.evaluation.comparison import compare_with_serving
 from penguins.evaluation.gate import Accuracy, judge
 from penguins.evaluation.inspection import inspect
@@ -80,6 +80,6 @@ def golden_records(table: pa.Table) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for code in np.unique(codes):
         rows = table.select(names).take(np.flatnonzero(codes == code)[:GOLDEN_PER_CLASS])
-        records += [{name: as_written(value) for name, value in row.items()} for row in rows.to_pylist()]
+        records += [{name: shortest_float(value) for name, value in row.items()} for row in rows.to_pylist()]
         records += [{**records[-1], name: None} for name in nullable]
     return records
