@@ -128,7 +128,7 @@ def test_a_model_under_the_bar_is_not_published(airflow: AirflowForTests, tmp_pa
     versions = registry_of(airflow).versions()
     run = airflow.run_dag(connection, min_accuracy=1.0, n_estimators=1, test_size=0.5)
     assert run.returncode != 0
-    assert "is under min_accuracy 1" in run.stdout
+    assert "is below min_accuracy 1" in run.stdout
     assert "task_id=publish" not in run.stdout
     assert registry_of(airflow).versions() == versions
 
@@ -186,7 +186,7 @@ def test_a_serving_model_that_cannot_be_read_is_said_and_does_not_block(
     assert gate["passed"] is True
     assert gate["serving_version"] == broken
     assert gate["serving_accuracy"] is None
-    assert "the serving version cannot be judged" in gate["reason"]
+    assert "the serving version cannot be compared" in gate["reason"]
     assert gate["reason"] in run.stdout
     shutil.rmtree(registry.root / broken)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from penguins.evaluation.gate import Accuracy, Comparison, Rival, judge
+from penguins.evaluation.gate import Accuracy, Baseline, Comparison, judge
 from penguins.registry import Registry
 from penguins.report import figures
 from penguins.report import page as page_module
@@ -227,8 +227,8 @@ def test_the_headline_is_the_figure_of_more_rows(manifest: dict[str, Any], rows:
 def test_the_comparison_with_the_serving_version_is_in_words_and_in_figures(manifest: dict[str, Any]) -> None:
     comparison = Comparison(rows=342, right=330, serving_right=341, only_right=1, only_serving_right=12)
     limits = {"min_accuracy": 0.9, "max_accuracy_drop": 0.02}
-    rival = Rival("20250101T000000Z-bbbbbbbb", note="The file is odd", comparison=comparison)
-    gate = asdict(judge(Accuracy("cross-validation", 330, 342), rival, **limits))
+    baseline = Baseline("20250101T000000Z-bbbbbbbb", note="The file is odd", comparison=comparison)
+    gate = asdict(judge(Accuracy("cross-validation", 330, 342), baseline, **limits))
     page = page_of({**manifest, "metrics": {**manifest["metrics"], "gate": gate}})
     assert_accessible(page)
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
