@@ -16,7 +16,7 @@ class Progress:
     Parameters
     ----------
     what : str
-        What is done, as the log line starts: ``read``.
+        What is done, in the word that starts the log line: ``read``.
     total : int
         Number of units in all.
     unit : str

@@ -39,7 +39,7 @@ def stability_index(trained: Sequence[int], asked: Sequence[int]) -> float:
 
 
 class Drift:
-    """Counts, for one version, how the values in requests fall into the bins of its training histograms.
+    """Counts, for one version, how the values of other rows fall into the bins of its training histograms.
 
     A number has its histogram's bins, with the first and the last open-ended. A category has a bin for each of its
     values. Missing values have the last bin. Not thread-safe, except for `counts_of`.

@@ -51,7 +51,7 @@ def evaluate(
     metrics = score(pipeline, test)
     unseen, extra_metrics = predict_unseen(pipeline, train, test, random_state)
     held_out = Accuracy("held-out", sum(row[i] for i, row in enumerate(metrics["confusion_matrix"])), test.num_rows)
-    headline = max(unseen.accuracy, held_out, key=lambda accuracy: accuracy.rows)  # more rows, less chance
+    headline = max(unseen.accuracy, held_out, key=lambda accuracy: accuracy.rows)  # more rows, a narrower interval
     gate = judge(
         headline,
         compare_with_serving(registry, unseen),

@@ -103,7 +103,7 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """How likely chance alone makes an equally good model look this much worse: McNemar's exact test, one-sided."""
+        """The chance that an equally good model looks this much worse: McNemar's exact test, one-sided."""
         from scipy.stats import binom
 
         differing = self.only_right + self.only_serving_right
@@ -126,7 +126,7 @@ class Comparison:
         low, high = self.interval
         return (
             f"on {self.rows:,} rows that neither was trained on, {new} is right on {self.right:,} and "
-            f"{serving} on {self.serving_right:,}; {new} alone is right on {self.only_right:,}, {serving} alone on "
+            f"{serving} on {self.serving_right:,}; only {new} is right on {self.only_right:,}, only {serving} on "
             f"{self.only_serving_right:,}; the difference is {100 * self.difference:+.2f} percentage points (95 % "
             f"interval {100 * low:+.2f} to {100 * high:+.2f})"
         )

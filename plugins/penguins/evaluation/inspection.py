@@ -109,11 +109,11 @@ def points(sample: pa.Table, predicted: np.ndarray, importance: dict[str, dict[s
     if len(strongest) < 2:
         return None
     x, y = (sample[c.name].to_numpy() for c in strongest)
-    there = np.flatnonzero(~np.isnan(x) & ~np.isnan(y))
+    complete = np.flatnonzero(~np.isnan(x) & ~np.isnan(y))
     truth = label_codes(sample)
     return {
         "x": strongest[0].name,
         "y": strongest[1].name,
-        "sampled": len(there) > POINTS,
-        "rows": [[float(x[i]), float(y[i]), int(truth[i]), int(predicted[i])] for i in there[:POINTS]],
+        "sampled": len(complete) > POINTS,
+        "rows": [[float(x[i]), float(y[i]), int(truth[i]), int(predicted[i])] for i in complete[:POINTS]],
     }

@@ -6,7 +6,7 @@ Layout of `MODELS_DIR`::
     current                                           one line: the serving version
     runs/<run_id>/                                    a run's working files
 
-The command line, `python -m penguins.registry`, is `__main__.py` beside this file.
+The command line, `python -m penguins.registry`, is `__main__.py` next to this file.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ COLOURS, SHAPES = 7, 5  # in the template; coprime, so that they make 35 distinc
 
 
 def percent(share: float) -> str:
-    """Return a share with one decimal, or with as many, up to six, as distinguish it from 0 and 100 %."""
+    """Return a percentage with one decimal, or with up to six if it would read as 0 or 100 % otherwise."""
     text = f"{100 * share:.1f}"
     for decimals in range(2, 7):
         if not (0 < abs(share) < 1 and float(text) in (0, 100)):
