@@ -1,14 +1,14 @@
-"""Import once what each task would import for itself. Airflow reads this file when one of its components starts.
+"""Import once what every task would otherwise import itself. Airflow reads this file when a component starts.
 
-Tasks are forked, by the LocalExecutor from the scheduler and by a Celery worker from itself: what is imported there
-already costs them no time. Libraries only, no code of this project: a change of that must reach the next run, and a
-mistake in it must not keep the scheduler from starting.
+Tasks are forked, by the LocalExecutor from the scheduler and by a Celery worker from itself, and inherit what is
+imported there. Only libraries, no code of this project: a change to that must reach the next run, and a bug in it must
+not keep the scheduler from starting.
 """
 
 import importlib
 import sys
 
-__all__: list[str] = []  # Airflow would take other names for settings
+__all__: list[str] = []  # Airflow would read other names as settings
 LIBRARIES = (
     "pandas",
     "pyarrow.parquet",

@@ -1,6 +1,6 @@
-"""Health check: has this container's job of the given type said within the last 30 seconds that it lives?
+"""Health check: has this container's job of the given type sent a heartbeat within the last 30 seconds?
 
-`airflow jobs check` asks the same, but takes seconds of CPU each time to import Airflow.
+`airflow jobs check` asks the same, but importing Airflow takes seconds of CPU each time.
 """
 
 import os

@@ -2,16 +2,16 @@
 
 | task | does |
 |---|---|
-| `check_source` | holds the CSV against the schema and the serving version's data, before anything is dropped |
+| `check_source` | validates the CSV against the schema and the serving version's data, before anything is dropped |
 | `drop_schema` | drops and recreates the schema of the connection `mysql_default` |
-| `create_raw_table` | makes the raw table, empty |
-| `load_raw_data` | loads the CSV in one transaction and proves the row count |
+| `create_raw_table` | creates the raw table, empty |
+| `load_raw_data` | loads the CSV in one transaction and checks the row count |
 | `preprocess` | cleans the rows and splits them, stratified by the target |
 | `train` | fits one scikit-learn pipeline: imputation, one-hot, standard scaling, random forest |
-| `validate` | scores it on rows it was not trained on, and judges it against the model that serves now |
-| `publish` | signs the `.pkl`, puts it on the shared volume and makes it the one that the API serves |
+| `validate` | scores the model on rows it was not trained on, and compares it with the serving model |
+| `publish` | signs the `.pkl`, writes it to the shared volume and makes it the serving version |
 
-A file that does not fit, a lower accuracy or a lost database leave the serving model as it is.
+An invalid file, a lower accuracy or a lost database leaves the serving model as it is.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 CONNECTION_ID = "mysql_default"
 MODEL = Asset(name="penguin_model", uri="file://models/current")
 
-# A database that went away may come back. Whatever else went wrong, goes wrong again.
+# A lost database may come back. Any other error would only repeat itself.
 RETRY_LOST_DATABASE = ExceptionRetryPolicy(
     rules=[
         RetryRule("penguins.data.warehouse.DatabaseLostError", RetryAction.RETRY, reason="the database was lost"),
-        RetryRule(Exception, RetryAction.FAIL, reason="not a lost database: another try would fail likewise"),
+        RetryRule(Exception, RetryAction.FAIL, reason="not a lost database: a retry would fail the same way"),
     ]
 )
 
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class ReportLink(BaseOperatorLink):
-    """The button among `publish`'s details, which opens that version's report; the page is plugins/model_report.py."""
+    """The button in `publish`'s details that opens the version's report. plugins/model_report.py serves the page."""
 
     name = "Model report"
 
@@ -84,9 +84,9 @@ def _registry() -> Registry:
 def _serving_manifest() -> dict[str, Any] | None:
     from penguins.evaluation.comparison import serving_manifest
 
-    manifest, rival = serving_manifest(_registry())
+    manifest, baseline = serving_manifest(_registry())
     if manifest is None:
-        log.warning(f"compared with nothing: {rival.note}")
+        log.warning(f"no comparison: {baseline.note}")
     return manifest
 
 
@@ -98,7 +98,7 @@ def check_source(params: dict[str, Any]) -> dict[str, Any]:
 
     _registry().remove_run_folders()
     source = check(Path(__file__).parent / params["csv_path"], test_size=params["test_size"])
-    log.info(f"{source.path}: {source.rows} rows fit the schema; with a measurement: {source.class_counts}")
+    log.info(f"{source.path}: {source.rows} rows match the schema; by class, with a measurement: {source.class_counts}")
     if serving := _serving_manifest():
         check_data(source, serving, min_rows_share=params["min_rows_share"])
     return asdict(source)
@@ -118,7 +118,7 @@ def load_raw_data(ti: Any) -> int:
     from penguins.data.source import Source
 
     rows = _warehouse().load(Source(**ti.xcom_pull(task_ids="check_source")))
-    log.info(f"{TABLE} holds {rows} rows, as many as the file")
+    log.info(f"loaded {rows} rows into {TABLE}, as many as the file has")
     return rows
 
 
@@ -189,7 +189,7 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     ti.xcom_push(key="gate", value=gate)
     if not gate["passed"]:
         raise GateError(f"{gate['reason']}. The serving model stays as it is.")
-    log.info(f"the gate: {gate['reason']}")
+    log.info(f"gate: {gate['reason']}")
     if gate["comparison"] and gate["note"]:
         log.warning(gate["note"])
     return metrics
@@ -207,7 +207,7 @@ def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) ->
     source = ti.xcom_pull(task_ids="check_source")
     preprocessed = ti.xcom_pull(task_ids="preprocess")
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    points = facts.pop("points")  # for the report alone
+    points = facts.pop("points")  # only for the report
     manifest = registry.publish(
         _trained_pickle(folder, ti),
         {
@@ -237,13 +237,15 @@ def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) ->
 
 
 def _trained_pickle(folder: Path, ti: Any) -> bytes:
-    """Return the bytes that the train task wrote, and nothing else that may lie there by now."""
+    """Return the pickle that the train task wrote. Raise ValueError if the file has changed since."""
     import hashlib
 
     pickled = (folder / "model.pkl").read_bytes()
     trained = ti.xcom_pull(task_ids="train")["sha256"]
-    if (came := hashlib.sha256(pickled).hexdigest()) != trained:
-        raise ValueError(f"{folder / 'model.pkl'} has the sha256 {came}, the train task wrote {trained}: run it again")
+    if (actual := hashlib.sha256(pickled).hexdigest()) != trained:
+        raise ValueError(
+            f"the sha256 of {folder / 'model.pkl'} is {actual}, but the train task wrote {trained}: run it again"
+        )
     return pickled
 
 
@@ -267,14 +269,14 @@ with DAG(
             type="string",
             minLength=1,
             title="CSV file",
-            description="Path of the raw data, relative to the DAG's folder or absolute, on the worker.",
+            description="Path of the raw data on the worker: absolute, or relative to the DAG's folder.",
             section="Data",
         ),
         "drop_foreign_tables": Param(
             False,
             type="boolean",
             title="Drop foreign tables",
-            description="Also drop tables of the schema that this DAG did not make.",
+            description="Also drop tables in the schema that this DAG did not create.",
             section="Data",
         ),
         "test_size": Param(
@@ -283,7 +285,7 @@ with DAG(
             minimum=0.05,
             maximum=0.5,
             title="Test size",
-            description="Fraction of the rows that is held out for validation.",
+            description="Fraction of the rows held out for validation.",
             section="Training",
         ),
         "random_state": Param(
@@ -309,7 +311,7 @@ with DAG(
             type="integer",
             minimum=10,
             title="Rows per tree",
-            description="Rows that a tree sees at most. It only limits tables that have more.",
+            description="Maximum number of rows for each tree. It has no effect on smaller tables.",
             section="Training",
         ),
         "min_accuracy": Param(
@@ -318,8 +320,8 @@ with DAG(
             minimum=0,
             maximum=1,
             title="Minimum accuracy",
-            description="Accuracy in cross-validation (on large tables: out of bag or held out) under which the run "
-            "fails and nothing is published.",
+            description="Below this accuracy the run fails and nothing is published. The accuracy is cross-validated, "
+            "or on large tables out-of-bag or held-out.",
             section="Gate",
         ),
         "max_accuracy_drop": Param(
@@ -328,8 +330,8 @@ with DAG(
             minimum=0,
             maximum=1,
             title="Maximum drop in accuracy",
-            description="The run fails if, on rows that neither model was trained on, the new one is right less often "
-            "than the serving one by more than this, and by more than chance explains.",
+            description="The run fails if, on rows that neither model was trained on, the new model's accuracy is "
+            "lower than the serving model's by more than this, and by more than chance explains.",
             section="Gate",
         ),
         "min_rows_share": Param(
@@ -338,7 +340,7 @@ with DAG(
             minimum=0,
             maximum=1,
             title="Minimum share of rows",
-            description="The run fails if the file has less than this share of the rows of the serving version's file.",
+            description="The run fails if the file has less than this share of the rows in the serving version's file.",
             section="Gate",
         ),
     },

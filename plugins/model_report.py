@@ -1,7 +1,7 @@
-"""The page "Penguin model" in Airflow's navigation and on a DAG's page: the report of the model that serves.
+"""The page "Penguin model" in Airflow's navigation and on a DAG's page: the report of the serving model.
 
-Airflow's own API server answers it from the shared folder, at the address of the page itself, so that it shows whatever
-the ports are. It is for those who are logged in, like the rest of Airflow.
+Airflow's API server reads the report from the shared folder and serves it at its own address, so that it works on any
+port. Like the rest of Airflow, it requires a login.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def create_app() -> FastAPI:
         except NoModelError:
             return page(
                 "No model yet",
-                "Trigger the DAG modelo_penguin: the report of the model that it publishes is shown here.",
+                "Trigger the DAG modelo_penguin. The report of the model that it publishes will appear here.",
                 200,
             )
         except RegistryError as error:
@@ -65,7 +65,7 @@ def create_app() -> FastAPI:
 
 
 class ModelReportPlugin(AirflowPlugin):
-    """What Airflow finds here."""
+    """The plugin that Airflow loads."""
 
     name = "model_report"
     external_views = [  # noqa: RUF012 - as Airflow declares it
@@ -73,7 +73,7 @@ class ModelReportPlugin(AirflowPlugin):
         {"name": NAME, "href": f"{PREFIX}/", "destination": "dag", "url_route": "model-report-of-dag"},
     ]
 
-    # Every task's process loads plugins, but only the API server asks for this: what it imports takes a second.
+    # Every task process loads plugins, but only the API server reads this. Its imports take a second.
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
         return [{"app": create_app(), "url_prefix": PREFIX, "name": NAME}]

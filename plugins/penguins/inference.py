@@ -1,4 +1,4 @@
-"""From a record to a prediction, and the proof that a loaded model predicts as the trained one did."""
+"""From a record to a prediction, and the check that a loaded model predicts as it did in training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from penguins.schema import FEATURES, TARGET, Number
 if TYPE_CHECKING:
     import pandas as pd
 
-# A pickle means the same only under the libraries that made it.
+# A pickle can only be trusted with the library versions that made it.
 LIBRARIES = ("scikit-learn", "numpy", "pandas")
 TOLERANCE = 1e-6
 
@@ -24,7 +24,7 @@ Record = Mapping[str, Any]
 
 
 class ModelError(RuntimeError):
-    """The model cannot be trusted here: other libraries, no model at all, or other predictions than in training."""
+    """The model cannot be trusted: other libraries, no model at all, or predictions that differ from training."""
 
 
 class Prediction(NamedTuple):
@@ -35,20 +35,20 @@ class Prediction(NamedTuple):
 
 
 class Predictor(Protocol):
-    """What predicts records of the schema's features, None for what is missing; the answers in the same order."""
+    """Predicts records of the schema's features, with None for missing values, and answers in the same order."""
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]: ...
 
 
 @dataclass(frozen=True)
 class Model:
-    """A pipeline as it was trained.
+    """A fitted pipeline.
 
     Attributes
     ----------
     pipeline : sklearn.pipeline.Pipeline
     classes : tuple of str
-        In the order of the probabilities' columns.
+        In the order of `predict_proba`'s columns.
     """
 
     pipeline: Any
@@ -65,12 +65,12 @@ class Model:
 
 
 def to_frame(records: Sequence[Record] | pd.DataFrame) -> pd.DataFrame:
-    """Return the features as the pipeline takes them.
+    """Return the features in the form that the pipeline expects.
 
     Returns
     -------
     pandas.DataFrame, shape (n_records, n_features)
-        In the schema's order: float64 for numbers, object for categories, NaN for what is missing.
+        In the schema's order: float64 for numbers, object for categories, NaN for missing values.
     """
     import pandas as pd
 
@@ -86,62 +86,62 @@ def to_frame(records: Sequence[Record] | pd.DataFrame) -> pd.DataFrame:
 
 
 def library_versions() -> dict[str, str]:
-    """Return what a model is trained under: Python's version and that of each library that the pickle needs."""
+    """Return the versions of Python and of each library that the pickle needs."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def check_libraries(manifest: Mapping[str, Any]) -> None:
-    """Raise ModelError if a library differs from the one that trained the manifest's model."""
+    """Raise ModelError if a library's version differs from the one that trained the manifest's model."""
     here = library_versions()
     differing = [
-        f"{name} {manifest['libraries'].get(name)}, here is {here[name]}"
+        f"{name} {manifest['libraries'].get(name)} (here {here[name]})"
         for name in LIBRARIES
         if manifest["libraries"].get(name) != here[name]
     ]
     if differing:
-        raise ModelError(f"trained under {'; '.join(differing)}. Train again, or install those versions.")
+        raise ModelError(f"trained with {', '.join(differing)}. Train again, or install those versions.")
 
 
 def check_columns(manifest: Mapping[str, Any]) -> None:
-    """Raise ModelError if the manifest's model was trained on another table than the schema's.
+    """Raise ModelError if the manifest's model was trained on a table other than the schema's.
 
-    Ranges and descriptions may change. Names, order, kinds, categories and classes are what a pipeline is fitted to.
+    Ranges and descriptions may change. A pipeline is fitted to names, order, kinds, categories and classes.
     """
-    trained = [_fitted_to(c["name"], c["kind"], c.get("values", ())) for c in manifest["columns"]]
-    here = [_fitted_to(c.name, type(c).__name__.lower(), getattr(c, "values", ())) for c in FEATURES]
+    trained = [_describe(c["name"], c["kind"], c.get("values", ())) for c in manifest["columns"]]
+    here = [_describe(c.name, type(c).__name__.lower(), getattr(c, "values", ())) for c in FEATURES]
     if trained == here and set(manifest["classes"]) <= set(TARGET.values):
         return
     trained += [f"the class {name}" for name in manifest["classes"]]
     here += [f"the class {name}" for name in TARGET.values]
     only_trained, only_here = (
-        ", ".join(what for what in these if what not in those) or "nothing but another order"
+        ", ".join(what for what in these if what not in those) or "nothing, or a different order"
         for these, those in ((trained, here), (here, trained))
     )
     raise ModelError(
-        f"trained on another table than plugins/penguins/schema.py declares. Only the model has {only_trained}; only "
-        f"the schema has {only_here}. Trigger the DAG modelo_penguin, which trains on the schema's."
+        f"trained on another table, not the one that plugins/penguins/schema.py declares. Only in the model: "
+        f"{only_trained}. Only in the schema: {only_here}. Trigger the DAG modelo_penguin to train on the schema's."
     )
 
 
-def _fitted_to(name: str, kind: str, values: Sequence[str]) -> str:
+def _describe(name: str, kind: str, values: Sequence[str]) -> str:
     return f"{name} ({' '.join([kind, *values])})"
 
 
 def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
-    """Open a pickle whose signature was verified, and prove it on its golden rows.
+    """Unpickle a model whose signature was verified, and check it on its golden rows.
 
     Parameters
     ----------
     pickled : bytes
-        As read and verified by the registry. Unpickling runs code: nothing unverified may come in here.
+        As read and verified by the registry. Unpickling runs code: never pass unverified bytes.
     manifest : mapping
-        The manifest that was verified with it: `libraries`, `columns`, `classes` and `golden` are used.
+        Verified together with the pickle: `libraries`, `columns`, `classes` and `golden` are used.
 
     Raises
     ------
     ModelError
-        If a library differs from the one that trained the model, or the table does, the pickle does not open, or a
-        golden row comes out differently.
+        If a library or the table differs from training, the pickle does not open, or a golden row is predicted
+        differently.
     """
     check_libraries(manifest)
     check_columns(manifest)
@@ -157,7 +157,7 @@ def load_model(pickled: bytes, manifest: Mapping[str, Any]) -> Model:
 
 
 def golden_rows(model: Predictor, records: Sequence[Record]) -> dict[str, Any]:
-    """Return records and what the model says of them: the manifest's `golden`."""
+    """Return records with the model's predictions for them: the manifest's `golden`."""
     predictions = model.predict(records)
     return {
         "records": [dict(r) for r in records],
@@ -167,15 +167,15 @@ def golden_rows(model: Predictor, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def prove(model: Predictor, golden: Mapping[str, Any]) -> None:
-    """Raise ModelError unless every golden row has its label, and its probabilities within 1e-6."""
+    """Raise ModelError unless every golden row gets its label, and its probabilities within 1e-6."""
     try:
         predictions = model.predict(golden["records"])
     except Exception as error:
         raise ModelError(f"the golden rows cannot be predicted: {error!r}") from error
     expected = zip(golden["labels"], golden["probabilities"], strict=True)
     for number, (prediction, (label, probabilities)) in enumerate(zip(predictions, expected, strict=True), start=1):
-        came = list(prediction.probabilities.values())
-        if prediction.label != label or not np.allclose(came, probabilities, rtol=0, atol=TOLERANCE):
+        actual = list(prediction.probabilities.values())
+        if prediction.label != label or not np.allclose(actual, probabilities, rtol=0, atol=TOLERANCE):
             raise ModelError(
-                f"golden row {number} gives {prediction.label} {came}; in training it gave {label} {probabilities}"
+                f"golden row {number} gives {prediction.label} {actual}; in training it gave {label} {probabilities}"
             )

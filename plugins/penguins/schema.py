@@ -1,7 +1,7 @@
-"""The one declaration of the table. The DDL, the CSV check, the preprocessing and the request model derive from it.
+"""The single declaration of the table. The DDL, the CSV check, the preprocessing and the request model derive from it.
 
-To use this project for another table, replace what stands between the two lines of dashes below, and put your CSV
-beside the DAG: docs/your-own-table.md goes through it step by step. What does not fit together is said at the import.
+To use this project for another table, replace the part between the two dashed lines below, and put your CSV next to the
+DAG. docs/your-own-table.md explains it step by step. A declaration that contradicts itself fails on import.
 
 The data are Palmer Archipelago penguins: Horst, Hill and Gorman (2020), palmerpenguins, CC0.
 """
@@ -13,36 +13,36 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-# Beyond this, training in float32 would overflow; and no OpenAPI document can hold infinity.
+# Beyond this, training in float32 would overflow, and an OpenAPI document cannot hold infinity.
 LARGEST_NUMBER = 1e15
-# What MySQL reads as missing, whatever MISSING says.
+# MySQL reads this as missing, whatever MISSING says.
 NULL = "NULL"
-# Names that the table and the answers have already.
-TAKEN_IN_TABLE, TAKEN_IN_ANSWERS = "row_id", ("probabilities", "model_version")
+# Names that the table and the API's answers already use.
+RESERVED_IN_TABLE, RESERVED_IN_ANSWERS = "row_id", ("probabilities", "model_version")
 
 
 def _check_identifier(what: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name):
-        raise ValueError(f"{what} {name!r}: accepted is a letter, then up to 62 letters, digits or underscores")
+        raise ValueError(f"{what} {name!r}: it must be a letter, then up to 62 letters, digits or underscores")
 
 
 def _check_tuple(what: str, values: object) -> None:
-    if not isinstance(values, tuple):  # ("unknown") is a string, in whose letters a value would be looked for
-        raise ValueError(f"{what} {values!r}; accepted is a tuple: is a comma missing, as in ('S',)?")
+    if not isinstance(values, tuple):  # ("unknown") is a string, and `in` would search its letters
+        raise ValueError(f"{what} {values!r}; this must be a tuple: is a comma missing, as in ('S',)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What every column has.
+    """The fields of every column.
 
     Parameters
     ----------
     name : str
         Letters, digits and underscores: it becomes an SQL identifier and a JSON key.
     description : str
-        For the API's documentation.
+        Shown in the API's documentation.
     required : bool
-        Whether a value must be there. Values that may be missing are imputed.
+        Whether a value must be present. Otherwise missing values are imputed.
     """
 
     name: str
@@ -67,15 +67,15 @@ class Number(Column):
         super().__post_init__()
         if not -LARGEST_NUMBER <= self.minimum < self.maximum <= LARGEST_NUMBER:
             raise ValueError(
-                f"column {self.name}: minimum is {self.minimum} and maximum {self.maximum}; accepted is a minimum "
-                f"under the maximum, both from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}"
+                f"column {self.name}: minimum is {self.minimum} and maximum {self.maximum}; the minimum must "
+                f"be below the maximum, both from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}"
             )
         if not self.minimum <= self.example <= self.maximum:
-            raise ValueError(f"column {self.name}: the example is {self.example}; accepted is {self.rule}")
+            raise ValueError(f"column {self.name}: the example is {self.example}; it must be {self.rule}")
 
     @property
     def rule(self) -> str:
-        # Not :g, which would say 1.23457e+06 for 1234567.
+        # Not :g, which would print 1.23457e+06 for 1234567.
         return f"a number from {self.minimum:.15g} to {self.maximum:.15g} {self.unit}".rstrip()
 
 
@@ -89,15 +89,15 @@ class Category(Column):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_tuple(f"column {self.name}: its values are", self.values)
-        twice = [value for value, count in Counter(self.values).items() if count > 1]
+        duplicates = [value for value, count in Counter(self.values).items() if count > 1]
         missing = [value for value in self.values if value in (*MISSING, NULL) or not isinstance(value, str)]
-        if not self.values or twice or missing:
+        if not self.values or duplicates or missing:
             raise ValueError(
-                f"column {self.name}: its values are {self.values}; accepted are one or more different strings, "
-                f"none of them {NULL} or in MISSING, which is {MISSING}. Wrong here: {twice + missing or 'no value'}"
+                f"column {self.name}: its values are {self.values}; they must be one or more distinct strings, none "
+                f"of them {NULL} or in MISSING, which is {MISSING}. Wrong here: {duplicates + missing or 'no value'}"
             )
         if self.example not in self.values:
-            raise ValueError(f"column {self.name}: the example is {self.example!r}; accepted is {self.rule}")
+            raise ValueError(f"column {self.name}: the example is {self.example!r}; it must be {self.rule}")
 
     @property
     def sql_type(self) -> str:
@@ -110,14 +110,14 @@ class Category(Column):
 
 # ------------------------------------------------------------------ your own table: replace from here
 
-# How the file says that a value is not there.
+# How the file marks a missing value.
 MISSING = ("NA", ".", "")
 
 CSV_NAME = "penguins_size.csv"
 TABLE = "penguins_raw"
 TARGET_NAME = "species"
 
-# Held-out accuracy under which a run fails, unless it is triggered with another one.
+# Accuracy below which a run fails, unless it is triggered with another min_accuracy.
 MIN_ACCURACY = 0.9
 
 # In the order of the file's header.
@@ -180,25 +180,25 @@ COLUMNS: tuple[Number | Category, ...] = (
 
 
 def _target() -> Category:
-    """Return the column of TARGET_NAME, or raise ValueError where the declaration above contradicts itself."""
-    # MySQL does not tell capitals in the names of columns, nor does SQLite.
+    """Return the column of TARGET_NAME. Raise ValueError if the declaration above contradicts itself."""
+    # Column names are case-insensitive in MySQL and SQLite.
     names = [c.name.lower() for c in COLUMNS]
-    wrong = {name for name, count in Counter([*names, TAKEN_IN_TABLE]).items() if count > 1}
+    wrong = {name for name, count in Counter([*names, RESERVED_IN_TABLE]).items() if count > 1}
     if wrong:
-        raise ValueError(f"column names given twice, or taken ({TAKEN_IN_TABLE}): {', '.join(sorted(wrong))}")
+        raise ValueError(f"duplicate column names, or reserved ({RESERVED_IN_TABLE}): {', '.join(sorted(wrong))}")
     _check_identifier("TABLE", TABLE)
     _check_tuple("MISSING is", MISSING)
     if unsafe := [t for t in MISSING if not isinstance(t, str) or re.search(r"""['"%\\\r\n]""", t)]:
-        raise ValueError(f"MISSING holds {unsafe}; accepted are strings without quotes, %, backslashes and line ends")
+        raise ValueError(f"MISSING holds {unsafe}; it must hold strings without quotes, %, backslashes and line breaks")
     target = next((c for c in COLUMNS if c.name == TARGET_NAME), None)
-    if not isinstance(target, Category) or not target.required or TARGET_NAME in TAKEN_IN_ANSWERS:
-        accepted = [c.name for c in COLUMNS if isinstance(c, Category) and c.required]
+    if not isinstance(target, Category) or not target.required or TARGET_NAME in RESERVED_IN_ANSWERS:
+        candidates = [c.name for c in COLUMNS if isinstance(c, Category) and c.required]
         raise ValueError(
-            f"TARGET_NAME is {TARGET_NAME!r}; accepted is the name of a Category with required=True that is not "
-            f"called {' or '.join(TAKEN_IN_ANSWERS)}. Here: {', '.join(accepted) or 'none'}"
+            f"TARGET_NAME is {TARGET_NAME!r}; it must be the name of a Category with required=True that is not "
+            f"called {' or '.join(RESERVED_IN_ANSWERS)}. Candidates here: {', '.join(candidates) or 'none'}"
         )
     if len(COLUMNS) < 2:
-        raise ValueError(f"there is no column to predict {TARGET_NAME} from; accepted is one or more besides it")
+        raise ValueError(f"there is no column to predict {TARGET_NAME} from; declare one or more besides it")
     return target
 
 

@@ -151,7 +151,7 @@ def test_a_second_version_is_compared_with_the_first_and_its_mistakes_are_shown(
     report = stack.api.get("/report").text
     mistaken = round((1 - info["accuracy"]) * info["rows"]["test"])
     assert mistaken > 0
-    assert f"{mistaken} of them mistaken." in report
+    assert f"{mistaken} of them misclassified." in report
     comparison = info["metrics"]["gate"]["comparison"]
     assert info["metrics"]["gate"]["serving_version"] == first["version"]
     assert comparison["rows"] > 300

@@ -128,7 +128,7 @@ def test_a_model_under_the_bar_is_not_published(airflow: AirflowForTests, tmp_pa
     versions = registry_of(airflow).versions()
     run = airflow.run_dag(connection, min_accuracy=1.0, n_estimators=1, test_size=0.5)
     assert run.returncode != 0
-    assert "is under min_accuracy 1" in run.stdout
+    assert "is below min_accuracy 1" in run.stdout
     assert "task_id=publish" not in run.stdout
     assert registry_of(airflow).versions() == versions
 
@@ -164,8 +164,8 @@ def test_a_file_that_lost_most_rows_and_a_class_is_refused_before_anything_is_dr
     few.write_text("\n".join([*lines[:41], *lines[-40:]]) + "\n")
     run = airflow.run_dag(connection, csv_path=str(few))
     assert run.returncode != 0
-    assert f"it has 80 rows, {serving} was trained on a file of 344: less than min_rows_share 0.5" in run.stdout
-    assert f"no row has the species Chinstrap, {serving} was trained on 68 of them" in run.stdout
+    assert f"it has 80 rows, but {serving} was trained on a file of 344: less than min_rows_share 0.5" in run.stdout
+    assert f"no row has the species Chinstrap, but {serving} was trained on 68 of them" in run.stdout
     assert "task_id=drop_schema" not in run.stdout
     assert rows_of(connection) == rows
     assert registry_of(airflow).current() == serving
@@ -186,7 +186,7 @@ def test_a_serving_model_that_cannot_be_read_is_said_and_does_not_block(
     assert gate["passed"] is True
     assert gate["serving_version"] == broken
     assert gate["serving_accuracy"] is None
-    assert "the serving version cannot be judged" in gate["reason"]
+    assert "the serving version cannot be compared" in gate["reason"]
     assert gate["reason"] in run.stdout
     shutil.rmtree(registry.root / broken)
 

@@ -298,7 +298,7 @@ def test_the_model_of_another_table_is_refused(
     with fork.service() as service:
         refused = service.client.post("/predict", json={})
         assert refused.status_code == 503
-        assert "trained on another table than plugins/penguins/schema.py declares" in refused.text
+        assert "trained on another table, not the one that plugins/penguins/schema.py declares" in refused.text
         assert "Trigger the DAG" in refused.text
     code = "from launcher.__main__ import *; print(trained_version(Registry.from_environment()))"
     run = subprocess.run(

@@ -143,13 +143,13 @@ def test_another_number_of_rows_than_was_loaded_is_refused_and_both_are_named(
 ) -> None:
     warehouse.create_raw_table()
     warehouse.load(check_source(CSV, test_size=0.2))
-    with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, and {expected} were loaded"):
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, but {expected} were loaded"):
         warehouse.read(expected)
 
 
 def test_a_table_that_was_emptied_since_the_load_is_refused(warehouse: Warehouse) -> None:
     warehouse.create_raw_table()
-    with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, and 344 were loaded"):
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, but 344 were loaded"):
         warehouse.read(344)
 
 
@@ -159,7 +159,7 @@ def test_an_unknown_category_is_refused_with_its_column_and_rule(warehouse: Ware
     query(warehouse, f"UPDATE {TABLE} SET species = 'Dodo' WHERE row_id = 200")
     with pytest.raises(WarehouseError) as caught:
         warehouse.read(344)
-    said = f"{TABLE} holds 'Dodo' in the column species; accepted is one of Adelie, Chinstrap, Gentoo"
+    said = f"{TABLE} holds 'Dodo' in the column species; it must be one of Adelie, Chinstrap, Gentoo"
     assert said in str(caught.value)
 
 
@@ -258,7 +258,7 @@ def test_a_warning_of_mysql_fails_the_load_and_keeps_what_was_there(
 def test_a_row_count_that_differs_fails_the_load(warehouse: Warehouse) -> None:
     warehouse.create_raw_table()
     source = dataclasses.replace(check_source(CSV, test_size=0.2), rows=345)
-    with pytest.raises(LoadError, match="would hold 344 rows and the file has 345"):
+    with pytest.raises(LoadError, match="would hold 344 rows, but the file has 345"):
         warehouse.load(source)
     assert query(warehouse, f"SELECT COUNT(*) FROM {TABLE}") == [(0,)]
 
@@ -291,7 +291,7 @@ def test_a_schema_that_is_gone_is_made_again(warehouse: Warehouse, mysql_url: st
 @pytest.mark.parametrize("schema", ["mysql", "INFORMATION_SCHEMA", "performance_schema", "sys", "", "a`b"])
 def test_system_schemas_and_bad_names_are_refused(mysql_url: str, monkeypatch: pytest.MonkeyPatch, schema: str) -> None:
     warehouse = warehouse_on({**connection_of(mysql_url), "schema": schema}, monkeypatch)
-    with pytest.raises(WarehouseError, match="accepted"):
+    with pytest.raises(WarehouseError, match=r"must name a schema of its own|a name must consist of"):
         warehouse.drop_schema(drop_foreign=True)
 
 
@@ -348,6 +348,6 @@ def test_a_connection_that_is_cut_while_rows_come_is_a_lost_database(warehouse: 
 
     with ThreadPoolExecutor(1) as pool:
         cutting = pool.submit(cut)
-        with pytest.raises(DatabaseLostError, match="went away while it was read"):
+        with pytest.raises(DatabaseLostError, match="went away while it was being read"):
             warehouse.read(34_400)
         assert cutting.result() == 1

@@ -129,7 +129,7 @@ def no_folder(registry: Registry, version: str) -> None:
 BAD: dict[Callable[[Registry, str], None], str] = {
     flipped: "sha256",
     unsigned: "signature",
-    other_libraries: "scikit-learn 1.2.3, here is",
+    other_libraries: "scikit-learn 1.2.3 (here",
     other_golden_rows: "golden row 1 gives",
     no_manifest: "manifest cannot be read",
     no_folder: "manifest cannot be read",

@@ -1,4 +1,4 @@
-"""Hold a new file against the one that the serving model was trained on, before anything is dropped."""
+"""Compare a new file with the one that the serving model was trained on, before anything is dropped."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from penguins.schema import FEATURES, TARGET
 
 
 class DataChangedError(ValueError):
-    """The file fits the schema, and yet is not like the one that the serving model was trained on."""
+    """The file matches the schema, but differs too much from the one that the serving model was trained on."""
 
 
 def check_data(source: Source, manifest: Mapping[str, Any], *, min_rows_share: float) -> None:
-    """Hold a checked file against the facts of the serving version, before anything is dropped.
+    """Compare a checked file with the data of the serving version, before anything is dropped.
 
     Raises
     ------
     DataChangedError
         If the file has less than `min_rows_share` of the rows, a class has vanished, or a column has become constant
-        or wholly missing. All of them are named, with both figures.
+        or entirely missing. The message names every problem, with both figures.
     """
     version, before = manifest["version"], manifest["data"]
     problems = []
     if source.rows < min_rows_share * before["rows"]:
         problems.append(
-            f"it has {source.rows:,} rows, {version} was trained on a file of {before['rows']:,}: less than "
-            f"min_rows_share {min_rows_share:g} of them. Trigger with a smaller min_rows_share if that is meant"
+            f"it has {source.rows:,} rows, but {version} was trained on a file of {before['rows']:,}: less than "
+            f"min_rows_share {min_rows_share:g} of them. If this is intended, trigger with a smaller min_rows_share"
         )
     for name in manifest["classes"]:
         if name not in source.class_counts:
-            # A version from before these facts were kept says that there were some, and not how many.
+            # Older versions did not keep these counts: they only tell that there were some.
             rows = before.get("class_counts", {}).get(name)
             problems.append(
                 f"no row has the {TARGET.name} {name}, "
-                f"{version} was trained on {f'{rows:,} of them' if rows else 'some'}"
+                f"but {version} was trained on {f'{rows:,} of them' if rows else 'some'}"
             )
     for column in FEATURES:
-        values_then = _values_counted(manifest["histograms"][column.name]["counts"])
+        values_then = _nonempty_bins(manifest["histograms"][column.name]["counts"])
         if column.name not in source.constant:
             continue
         if (value := source.constant[column.name]) is None:
             if values_then:
                 problems.append(
-                    f"the column {column.name} is missing in every row, {version} was trained on rows of which "
+                    f"the column {column.name} is missing in every row, but {version} was trained on rows of which "
                     f"{manifest['histograms'][column.name]['missing']:,} lacked it"
                 )
         elif values_then > 1:
             problems.append(
-                f"the column {column.name} is {value} in every row that has it, {version} was trained on more values"
+                f"the column {column.name} is {value} in every row that has it, but {version} was trained on several"
             )
     if problems:
         raise DataChangedError(
-            f"{source.path} is not like the file that the serving version was trained on. Nothing was dropped or "
-            f"loaded. Correct the file; if a class or a column is no more, take it out of plugins/penguins/schema.py:\n"
-            + "\n".join(problems)
+            f"{source.path} differs too much from the file that the serving version was trained on. Nothing was "
+            f"dropped or loaded. Correct the file; if a class or column is gone, remove it from "
+            f"plugins/penguins/schema.py:\n" + "\n".join(problems)
         )
 
 
-def _values_counted(counts: Mapping[str, int] | Sequence[int]) -> int:
-    """Return how many values or bins of a training histogram hold a row: none, one, or more."""
+def _nonempty_bins(counts: Mapping[str, int] | Sequence[int]) -> int:
+    """Return how many values or bins of a training histogram are not empty."""
     return sum(count > 0 for count in (counts.values() if isinstance(counts, Mapping) else counts))

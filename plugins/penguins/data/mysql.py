@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SYSTEM_SCHEMAS = {"mysql", "information_schema", "performance_schema", "sys", "ndbinfo"}
-# What Airflow's hook is told in a connection's extra that says nothing of how the server is reached.
-_EXTRA_OF_THE_HOOK = {"client", "charset", "cursor", "local_infile"}
+# Keys of a connection's extra that only concern Airflow's hook, not how the server is reached.
+_HOOK_EXTRAS = {"client", "charset", "cursor", "local_infile"}
 WARNINGS_SHOWN = 20
 
 
 class MySQLWarehouse(Warehouse):
-    """MySQL and MariaDB, through mysqlclient or mysql-connector-python, as the connection says."""
+    """MySQL and MariaDB, through mysqlclient or mysql-connector-python, whichever the connection names."""
 
     row_id = "row_id BIGINT AUTO_INCREMENT PRIMARY KEY"
 
@@ -45,9 +45,9 @@ class MySQLWarehouse(Warehouse):
             what = f"the system schema {name}" if name else "no schema"
             raise WarehouseError(
                 f"the connection {self.hook.get_conn_id()} names {what}; "
-                "accepted is a schema of its own, which this DAG drops. Set it under Admin > Connections."
+                "it must name a schema of its own, because this DAG drops it. Set it under Admin > Connections."
             )
-        # Connected beside it, so that this works as well where an earlier try stopped between DROP and CREATE.
+        # Connect to another schema, so that this also works after a try that stopped between DROP and CREATE.
         with self.cursor(schema="information_schema") as cursor:
             cursor.execute(
                 "SELECT table_name, table_comment FROM information_schema.tables WHERE table_schema = %s", (name,)
@@ -61,8 +61,8 @@ class MySQLWarehouse(Warehouse):
         return f"CREATE TABLE {self.quote(TABLE)} ({columns}) ENGINE=InnoDB COMMENT='{MARK}'"
 
     def bulk_load(self, cursor: Any, source: Source, progress: Progress) -> None:
-        # Strings go in directly and numbers through a variable: were every column a variable, MySQL would say
-        # nothing of a short row.
+        # Strings are loaded directly and numbers through variables: if every column were a variable, MySQL would not
+        # warn of a short row.
         targets = [f"@{c.name}" if isinstance(c, Number) else self.quote(c.name) for c in COLUMNS]
         numbers = [f"{self.quote(c.name)} = {null_if_missing(f'@{c.name}')}" for c in COLUMNS if isinstance(c, Number)]
         ending = {"\n": r"\n", "\r\n": r"\r\n"}[source.line_ending]
@@ -74,22 +74,20 @@ class MySQLWarehouse(Warehouse):
                 f" ({', '.join(targets)})" + (f" SET {', '.join(numbers)}" if numbers else ""),
                 (source.path,),
             )
-        # LOCAL turns errors into warnings: a bad number becomes 0, a long string is cut.
+        # LOCAL turns errors into warnings: a bad number becomes 0, a long string is truncated.
         cursor.execute("SHOW COUNT(*) WARNINGS")
         if count := int(cursor.fetchone()[0]):
             cursor.execute(f"SHOW WARNINGS LIMIT {WARNINGS_SHOWN}")
             shown = "\n".join(str(message) for _, _, message in cursor.fetchall())
-            raise LoadError(
-                f"MySQL gave {count} warnings while it loaded {source.path}; nothing was committed:\n{shown}"
-            )
+            raise LoadError(f"MySQL gave {count} warnings while loading {source.path}; nothing was committed:\n{shown}")
 
     def pieces(self, names: str) -> Iterator[pa.Table]:
         connection = self.hook.get_connection(self.hook.get_conn_id())
-        if set(connection.extra_dejson) - _EXTRA_OF_THE_HOOK:
-            # A certificate or a socket that ConnectorX would not know of. Slower, and through the same connection.
+        if set(connection.extra_dejson) - _HOOK_EXTRAS:
+            # ConnectorX would ignore a certificate or a socket. The hook's own connection is slower, but uses them.
             yield from super().pieces(names)
             return
-        with self.cursor() as cursor:  # lets us in, or says why not at once: ConnectorX takes half a minute
+        with self.cursor() as cursor:  # fails at once if the login does; ConnectorX takes half a minute
             cursor.execute(f"SELECT MIN(row_id), MAX(row_id) FROM {self.quote(TABLE)}")  # noqa: S608
             first, last = cursor.fetchone()
         if first is None:
@@ -106,10 +104,10 @@ class MySQLWarehouse(Warehouse):
             )
             try:
                 return connectorx.read_sql(url, query, return_type="arrow")
-            except RuntimeError as error:  # it has no other, and the hook's own client has just been let in
-                raise DatabaseLostError(f"the database went away while it was read: {error}") from error
+            except RuntimeError as error:  # it raises no other, and the hook has just logged in
+                raise DatabaseLostError(f"the database went away while it was being read: {error}") from error
 
-        # Two pieces are on their way while the one before is made compact, and no more: memory stays flat.
+        # Fetch at most two pieces ahead while the previous one is compacted, so that memory stays flat.
         with ThreadPoolExecutor(2) as pool:
             coming: deque[Future[pa.Table]] = deque()
             for start in range(first, last + 1, self.rows_per_piece):
@@ -122,7 +120,7 @@ class MySQLWarehouse(Warehouse):
     @staticmethod
     def quote(identifier: str) -> str:
         if not re.fullmatch(r"[0-9A-Za-z$_-]{1,64}", identifier):
-            raise WarehouseError(f"{identifier!r}: accepted as a name are 1 to 64 letters, digits, '$', '_' and '-'")
+            raise WarehouseError(f"{identifier!r}: a name must consist of 1 to 64 letters, digits, '$', '_' and '-'")
         return f"`{identifier}`"
 
     @contextmanager
@@ -134,7 +132,7 @@ class MySQLWarehouse(Warehouse):
 
 @contextmanager
 def _watched(source: Source, progress: Progress) -> Iterator[None]:
-    """Say how much of the file the database's client has read meanwhile: it is one statement, and tells nothing."""
+    """Log how much of the file the database's client has read: the load is one statement, which reports nothing."""
     ended = Event()
     size = Path(source.path).stat().st_size
 
@@ -152,7 +150,7 @@ def _watched(source: Source, progress: Progress) -> Iterator[None]:
 
 
 def _position_in(path: str) -> int:
-    """Return how far this process has read an open file, or 0 where the system does not say (macOS)."""
+    """Return how far this process has read an open file, or 0 where the system does not tell (macOS)."""
     real = Path(path).resolve()
     for link in Path("/proc/self/fd").glob("*"):
         with suppress(OSError):  # closed meanwhile

@@ -1,4 +1,4 @@
-"""Hold a CSV file against the schema, before anything else happens to the data."""
+"""Validate a CSV file against the schema, before anything else happens to the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from penguins.progress import Progress
 from penguins.schema import COLUMNS, MISSING, NUMBERS, TARGET, Category, Number
 
 PROBLEMS_SHOWN = 20
-# Cross-validation puts at least one row of each class into each of its ten folds.
+# Each of the ten folds of cross-validation needs at least one row of each class.
 MIN_ROWS_PER_CLASS = 10
 ROWS_AT_ONCE = 10_000
 VALUES_REMEMBERED = 100_000
@@ -28,18 +28,18 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class SourceError(ValueError):
-    """The file does not fit the schema. The message names line, column, value and rule."""
+    """The file does not match the schema. The message names line, column, value and rule."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that fits the schema.
+    """A file that matches the schema.
 
     Attributes
     ----------
     path : str
     rows : int
-        Records, the header not counted.
+        Records, without the header.
     sha256 : str
         Of the file's bytes.
     line_ending : str
@@ -47,7 +47,7 @@ class Source:
     class_counts : dict of str to int
         Rows of each class that have at least one measurement.
     constant : dict of str to (str or None)
-        The columns with one value alone, and that value; None where every row lacks it.
+        Columns with a single value, and that value; None if it is missing in every row.
     """
 
     path: str
@@ -59,13 +59,13 @@ class Source:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits, reading it in pieces."""
+    """Return the SHA-256 of a file in hexadecimal, reading it in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_through(path: Path) -> tuple[str, int, int]:
-    """Return the SHA-256 of a file, and how many line feeds and carriage returns it has."""
+    """Return the SHA-256 of a file, and its numbers of line feeds and carriage returns."""
     digest, lines, returns = hashlib.sha256(), 0, 0
     with path.open("rb") as file:
         while piece := file.read(2**20):
@@ -85,9 +85,9 @@ def check_source(path: Path, test_size: float) -> Source:
     Parameters
     ----------
     path : Path
-        A UTF-8 CSV file with a header. A byte order mark and CRLF line ends are accepted.
+        A UTF-8 CSV file with a header. A byte order mark and CRLF line endings are accepted.
     test_size : float
-        Fraction of the rows that will be held out, to know whether the classes can be split.
+        Fraction of the rows to be held out, to check that the classes can be split.
 
     Returns
     -------
@@ -96,14 +96,14 @@ def check_source(path: Path, test_size: float) -> Source:
     Raises
     ------
     SourceError
-        With the first 20 problems and how many more there are.
+        With the first 20 problems and the number of others.
     """
     try:
         with path.open("rb") as file:
             line_ending = "\r\n" if file.readline().endswith(b"\r\n") else "\n"
     except OSError as error:
         raise SourceError(
-            f"cannot read {path}: {error.strerror}. Accepted is a CSV file; give its path as the param csv_path."
+            f"cannot read {path}: {error.strerror}. Set the param csv_path to the path of a CSV file."
         ) from error
 
     sha256, lines, returns = _read_through(path)
@@ -131,7 +131,7 @@ def check_source(path: Path, test_size: float) -> Source:
         problems.append(f"... and {problem_count - len(problems)} more")
     if problems:
         raise SourceError(
-            f"{path} does not fit the schema. Nothing was dropped or loaded. Correct these:\n" + "\n".join(problems)
+            f"{path} does not match the schema. Nothing was dropped or loaded. Correct these:\n" + "\n".join(problems)
         )
     _check_classes(path, class_counts, test_size)
     progress.done()
@@ -152,9 +152,9 @@ def read_records(source: Source) -> Iterator[list[str]]:
 
 
 def _records(path: Path, line_ending: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values) after the header, which must be the schema's.
+    """Yield (line number, values) after the header, which must match the schema.
 
-    `line_ending` is the one that every line must have, or None where that is known.
+    `line_ending` is the one that every line must have, or None if that needs no check.
     """
     expected = [c.name for c in COLUMNS]
     # Bytes that are not UTF-8 become lone surrogates, so that the check can name their line and column.
@@ -165,8 +165,8 @@ def _records(path: Path, line_ending: str | None) -> Iterator[tuple[int, list[st
         try:
             header = next(reader, None)
             if header != expected:
-                came = "nothing: the file is empty" if header is None else ",".join(map(ascii, header))
-                raise SourceError(f"{path}, line 1: the header is {came}; expected is {','.join(expected)}")
+                actual = "nothing: the file is empty" if header is None else ",".join(map(ascii, header))
+                raise SourceError(f"{path}, line 1: the header is {actual}; expected {','.join(expected)}")
             while True:
                 line = reader.line_num + 1
                 try:
@@ -177,23 +177,23 @@ def _records(path: Path, line_ending: str | None) -> Iterator[tuple[int, list[st
         except csv.Error as error:
             raise SourceError(
                 f"{path}, the record that starts at line {line}: {error}. "
-                "Accepted is CSV with a comma between values and double quotes in pairs."
+                "Values must be separated by commas, with double quotes in pairs."
             ) from error
 
 
 def _same_line_ends(path: Path, lines: Iterator[str], line_ending: str) -> Iterator[str]:
-    # MySQL is told one line ending for the whole file, and would keep the other one as part of the last value.
+    # MySQL takes one line ending for the whole file, and would keep any other as part of the last value.
     for number, line in enumerate(lines, start=1):
         if "\r" in line.removesuffix(line_ending) or (line.endswith("\n") and not line.endswith(line_ending)):
             raise SourceError(
-                f"{path}, line {number}: the line ends differ from line 1's. "
-                "Accepted is LF or CRLF, the same throughout; save the file with one of them."
+                f"{path}, line {number}: the line ending differs from line 1's. "
+                "Save the file with LF throughout, or with CRLF throughout."
             )
         yield line
 
 
 def _all_fit(rows: list[list[str]], known: list[set[str]]) -> bool:
-    """Whether every value fits its column. `known` holds values of each column that do: most come again and again."""
+    """Return whether every value fits its column. `known` caches fitting values of each column: most recur often."""
     if any(len(values) != len(COLUMNS) for values in rows):
         return False
     for column, values, fitting in zip(COLUMNS, zip(*rows, strict=True), known, strict=True):
@@ -206,13 +206,13 @@ def _all_fit(rows: list[list[str]], known: list[set[str]]) -> bool:
 
 
 def _constant(known: list[set[str]]) -> dict[str, str | None]:
-    """Return the columns that have a single value or none, from the values that each column was seen to have."""
+    """Return the columns with a single value or none, given the values seen in each column."""
     constant: dict[str, str | None] = {}
     for column, values in zip(COLUMNS, known, strict=True):
-        there = values.difference(MISSING)
-        differing = {float(value) for value in there} if isinstance(column, Number) else there
-        if len(differing) <= 1:
-            constant[column.name] = min(there, default=None)
+        present = values.difference(MISSING)
+        distinct = {float(value) for value in present} if isinstance(column, Number) else present
+        if len(distinct) <= 1:
+            constant[column.name] = min(present, default=None)
     return constant
 
 
@@ -232,7 +232,7 @@ def _problems(line: int, values: list[str]) -> list[str]:
 
 def _broken_rule(column: Number | Category, value: str) -> str | None:
     if value in MISSING:
-        return f"that a value is there ({column.rule})" if column.required else None
+        return f"that a value must be present ({column.rule})" if column.required else None
     if not value.isascii() and any("\udc80" <= c <= "\udcff" for c in value):
         return "UTF-8; save the file in that encoding"
     if isinstance(column, Category):
@@ -245,17 +245,17 @@ def _shown(value: str) -> str:
 
 
 def _check_classes(path: Path, counts: Counter[str], test_size: float) -> None:
-    said = ", ".join(f"{name}: {counts[name]}" for name in TARGET.values)
+    listed = ", ".join(f"{name}: {counts[name]}" for name in TARGET.values)
     present = [name for name in TARGET.values if counts[name]]
     if len(present) < 2:
         raise SourceError(
-            f"{path}: rows with a measurement by {TARGET.name} are {said}; a classifier needs two classes or more"
+            f"{path}: rows with a measurement by {TARGET.name} are {listed}; a classifier needs two classes or more"
         )
     few = [name for name in present if counts[name] < MIN_ROWS_PER_CLASS]
     if few:
         raise SourceError(
-            f"{path}: rows with a measurement by {TARGET.name} are {said}; "
-            f"each class that occurs needs {MIN_ROWS_PER_CLASS}, too few are of {', '.join(few)}"
+            f"{path}: rows with a measurement by {TARGET.name} are {listed}; "
+            f"each class that occurs needs {MIN_ROWS_PER_CLASS}; too few rows are of {', '.join(few)}"
         )
     rows = counts.total()
     held_out = math.ceil(rows * test_size)

@@ -1,4 +1,4 @@
-"""The raw table in a file of SQLite, the embedded default."""
+"""The raw table in an SQLite file, the embedded default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penguins.schema import COLUMNS, TABLE, Number
 
 
 class SQLiteWarehouse(Warehouse):
-    """A file of SQLite: the connection's host is its path. The schema is the whole file."""
+    """An SQLite file: the connection's host is its path. The schema is the whole file."""
 
     row_id = "row_id INTEGER PRIMARY KEY"
 
@@ -41,7 +41,7 @@ class SQLiteWarehouse(Warehouse):
     @staticmethod
     def quote(identifier: str) -> str:
         if not re.fullmatch(r"[A-Za-z][0-9A-Za-z_]*", identifier):
-            raise WarehouseError(f"{identifier!r}: accepted as a name is a letter, then letters, digits and '_'")
+            raise WarehouseError(f"{identifier!r}: a name must be a letter, then letters, digits and '_'")
         return f'"{identifier}"'
 
 

@@ -1,6 +1,6 @@
 """The raw table in the database behind an Airflow connection: MySQL or MariaDB, or SQLite, the embedded default.
 
-What comes in is a hook of `airflow.providers.common.sql`; nothing else here knows of Airflow.
+It works on a hook of `airflow.providers.common.sql`; nothing else here depends on Airflow.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-# Stands in the definition of every table that is made here, so that drop_schema knows its own.
+# Part of the definition of every table created here, so that drop_schema recognises its own.
 MARK = "made by modelo_penguin"
 # Client errors 2002 to 2013 and 2055: no connection, or it broke. Server errors: shutting down, connection killed.
 _LOST = {2002, 2003, 2005, 2006, 2012, 2013, 2055, 1053, 1927, 3169, 4031}
 
 
 class WarehouseError(RuntimeError):
-    """The database holds, or was asked for, what this DAG must not touch."""
+    """The database holds, or was asked for, something that this DAG must not touch."""
 
 
 class LoadError(RuntimeError):
-    """The table would not have held exactly what the file says. Nothing was committed."""
+    """The table would not have matched the file exactly. Nothing was committed."""
 
 
 class DatabaseLostError(ConnectionError):
-    """The server cannot be reached or went away. The only failure worth a retry."""
+    """The server cannot be reached or went away. The only error worth a retry."""
 
 
 class Warehouse(ABC):
-    """The raw table in one database. `open_warehouse` makes the right kind for a hook."""
+    """The raw table in one database. `open_warehouse` returns the right kind for a hook."""
 
     row_id: ClassVar[str]
     rows_per_piece: ClassVar[int] = 250_000
@@ -48,22 +48,22 @@ class Warehouse(ABC):
 
     @abstractmethod
     def drop_schema(self, *, drop_foreign: bool) -> str:
-        """Drop and recreate the connection's schema, and return what was emptied.
+        """Drop and recreate the connection's schema, and return its name.
 
         Parameters
         ----------
         drop_foreign : bool
-            Whether tables that were not made here may go too.
+            Whether tables that were not created here may be dropped too.
 
         Raises
         ------
         WarehouseError
-            If the connection names a system schema or none, or if foreign tables are there: they are listed.
+            If the connection names a system schema or none, or if there are foreign tables, which are listed.
         DatabaseLostError
         """
 
     def create_raw_table(self) -> None:
-        """Create the raw table, empty, in place of any of that name that was made here."""
+        """Create the raw table, empty, in place of an earlier one that was created here."""
         columns = [self.row_id]
         columns += [f"{self.quote(c.name)} {c.sql_type}{' NOT NULL' if c.required else ''}" for c in COLUMNS]
         with self.cursor() as cursor:
@@ -71,12 +71,12 @@ class Warehouse(ABC):
             cursor.execute(self.create_statement(", ".join(columns)))
 
     def load(self, source: Source) -> int:
-        """Put the checked file into the raw table in one transaction, in place of what the table held.
+        """Load the checked file into the raw table in one transaction, replacing its rows.
 
         Returns
         -------
         int
-            Rows in the table, the same as in the file.
+            Rows in the table, as many as in the file.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Warehouse(ABC):
         """
         if (now := sha256_of(Path(source.path))) != source.sha256:
             raise LoadError(
-                f"{source.path} changed since it was checked: its sha256 is {now}, expected is {source.sha256}. "
+                f"{source.path} changed since it was checked: its sha256 is {now}, expected {source.sha256}. "
                 "Nothing was loaded; trigger the DAG again."
             )
         progress = Progress("loaded", source.rows)
@@ -97,29 +97,29 @@ class Warehouse(ABC):
             rows = int(cursor.fetchone()[0])
             if rows != source.rows:
                 raise LoadError(
-                    f"the table would hold {rows} rows and the file has {source.rows}. Nothing was committed."
+                    f"the table would hold {rows} rows, but the file has {source.rows}. Nothing was committed."
                 )
         progress.done()
         return rows
 
     def read(self, expected_rows: int) -> pa.Table:
-        """Return the raw table in the order of the file, a piece at a time and compact.
+        """Return the raw table in the order of the file, read in pieces and stored compactly.
 
         Parameters
         ----------
         expected_rows : int
-            As many as were loaded.
+            Rows that were loaded.
 
         Returns
         -------
         pyarrow.Table
-            float32 for numbers, dictionaries of the schema's values for categories, null for what is missing: 28 bytes
-            a row for the penguins, where a frame of pandas takes ten times that.
+            float32 for numbers, dictionaries of the schema's values for categories, null for missing values: 28 bytes
+            a row for the penguins. A pandas DataFrame takes ten times that.
 
         Raises
         ------
         WarehouseError
-            If the table holds another number of rows, or a category that the schema does not know.
+            If the number of rows differs, or a category is not in the schema.
         DatabaseLostError
         """
         import pyarrow as pa
@@ -132,14 +132,14 @@ class Warehouse(ABC):
             progress.at(done)
         if done != expected_rows:
             raise WarehouseError(
-                f"{TABLE} holds {done} rows, and {expected_rows} were loaded: somebody changed it since. "
+                f"{TABLE} holds {done} rows, but {expected_rows} were loaded: it was changed in between. "
                 "Trigger the DAG again."
             )
         progress.done()
         return pa.concat_tables(pieces).combine_chunks()
 
     def pieces(self, names: str) -> Iterator[pa.Table]:
-        """Yield the table in its order, with columns as the database's client gives them."""
+        """Yield the table in its order, with columns as the database's client returns them."""
         import pyarrow as pa
 
         types = [pa.float64() if isinstance(c, Number) else pa.string() for c in COLUMNS]
@@ -151,14 +151,14 @@ class Warehouse(ABC):
 
     @contextmanager
     def cursor(self, schema: str | None = None) -> Iterator[Any]:
-        """Open a cursor whose work is committed at the end, or rolled back on an exception.
+        """Open a cursor, and commit at the end, or roll back on an exception.
 
-        `schema` is the one to connect to, in place of the connection's own. Where there is no server, or it goes
-        away, DatabaseLostError is raised.
+        `schema` overrides the connection's own. DatabaseLostError is raised if the server cannot be reached or goes
+        away.
         """
         self.hook.schema = schema
         try:
-            # Closing without a commit rolls back, also where the connection is too broken to be told so.
+            # Closing without a commit rolls back, even if the connection is too broken for a ROLLBACK.
             with closing(self.hook.get_conn()) as connection:
                 with closing(connection.cursor()) as cursor:
                     yield cursor
@@ -187,7 +187,7 @@ def open_warehouse(hook: DbApiHook) -> Warehouse:
     kinds: dict[str, type[Warehouse]] = {"mysql": MySQLWarehouse, "sqlite": SQLiteWarehouse}
     kind = kinds.get(hook.conn_type)
     if kind is None:
-        raise WarehouseError(f"the connection's type is {hook.conn_type}; accepted are {' and '.join(kinds)}")
+        raise WarehouseError(f"the connection's type is {hook.conn_type}; it must be {' or '.join(kinds)}")
     return kind(hook)
 
 
@@ -206,7 +206,7 @@ def null_if_missing(value: str) -> str:
 
 
 def compact(piece: pa.Table) -> pa.Table:
-    """Return a piece as it is written for training: 4 bytes for a number, an index for a category."""
+    """Return a piece in the form used for training: 4 bytes for a number, an index for a category."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -222,14 +222,14 @@ def compact(piece: pa.Table) -> pa.Table:
         unknown = pc.filter(values, pc.and_not(pc.is_null(indices), missing))
         if len(unknown):
             raise WarehouseError(
-                f"{TABLE} holds {unknown[0].as_py()!r} in the column {column.name}; accepted is {column.rule}. "
-                "Trigger the DAG again: it loads the file anew."
+                f"{TABLE} holds {unknown[0].as_py()!r} in the column {column.name}; it must be {column.rule}. "
+                "Trigger the DAG again to reload the file."
             )
         arrays.append(pa.DictionaryArray.from_arrays(indices, accepted.cast(pa.string())))
     return pa.table(arrays, names=[c.name for c in COLUMNS])
 
 
 def _error_code(error: Exception) -> int | None:
-    # mysql-connector-python has an errno, mysqlclient puts the number first into args.
+    # mysql-connector-python sets errno; mysqlclient puts the number first in args.
     code = getattr(error, "errno", None) or (error.args[0] if error.args else None)
     return code if isinstance(code, int) else None

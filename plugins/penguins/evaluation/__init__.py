@@ -1,1 +1,1 @@
-"""What a trained pipeline is worth, and whether it may be published."""
+"""How good a trained pipeline is, and whether it may be published."""

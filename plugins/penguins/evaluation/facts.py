@@ -1,4 +1,4 @@
-"""The facts of a new version, as its manifest, its report and the next gate need them."""
+"""The facts about a new version that its manifest, its report and the next gate need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penguins.data.drift import as_written, histograms
+from penguins.data.drift import histograms, shortest_float
 from penguins.evaluation.comparison import compare_with_serving
 from penguins.evaluation.gate import Accuracy, judge
 from penguins.evaluation.inspection import inspect
@@ -32,26 +32,26 @@ def evaluate(
     max_accuracy_drop: float,
     random_state: int,
 ) -> dict[str, Any]:
-    """Score a run's model, judge it against the serving one, and gather what its manifest says.
+    """Score a run's model, compare it with the serving model, and collect the facts for its manifest.
 
     Parameters
     ----------
     pickled : bytes
-        The run's own pickle: it is opened here, so its checksum must have been compared with the train task's.
+        The run's own pickle. It is unpickled here, so its checksum must have been compared with the train task's.
 
     Returns
     -------
     dict
         `metrics` (with the verdict as `gate`), `classes`, `rows`, `columns`, `estimator`, `libraries`, `golden`,
-        `histograms`, `importance`, `calibration`; and what does not belong into the manifest: `points`, which are for
-        the report, and `predictions`, bytes, which the version keeps beside its pickle for the next gate.
+        `histograms`, `importance`, `calibration`; and, outside the manifest, `points` for the report, and
+        `predictions`, bytes that the version keeps next to its pickle for the next gate.
     """
     pipeline = pickle.loads(pickled)  # noqa: S301
     classes = [str(c) for c in pipeline.classes_]
     metrics = score(pipeline, test)
-    unseen, beyond = predict_unseen(pipeline, train, test, random_state)
+    unseen, extra_metrics = predict_unseen(pipeline, train, test, random_state)
     held_out = Accuracy("held-out", sum(row[i] for i, row in enumerate(metrics["confusion_matrix"])), test.num_rows)
-    headline = max(unseen.accuracy, held_out, key=lambda accuracy: accuracy.rows)  # the more rows, the surer
+    headline = max(unseen.accuracy, held_out, key=lambda accuracy: accuracy.rows)  # more rows, a narrower interval
     gate = judge(
         headline,
         compare_with_serving(registry, unseen),
@@ -59,7 +59,7 @@ def evaluate(
         max_accuracy_drop=max_accuracy_drop,
     )
     return {
-        "metrics": {**metrics, **beyond, "headline": headline.facts(), "gate": asdict(gate)},
+        "metrics": {**metrics, **extra_metrics, "headline": headline.facts(), "gate": asdict(gate)},
         "classes": classes,
         "rows": {"train": train.num_rows, "test": test.num_rows},
         "columns": [{"kind": type(c).__name__.lower(), **asdict(c)} for c in FEATURES],
@@ -73,13 +73,13 @@ def evaluate(
 
 
 def golden_records(table: pa.Table) -> list[dict[str, Any]]:
-    """Return a few records of each class, as they are and with every nullable feature missing in turn."""
+    """Return a few records of each class, unchanged and with each nullable feature missing in turn."""
     names = [c.name for c in FEATURES]
     nullable = [c.name for c in FEATURES if not c.required]
     codes = label_codes(table)
     records: list[dict[str, Any]] = []
     for code in np.unique(codes):
         rows = table.select(names).take(np.flatnonzero(codes == code)[:GOLDEN_PER_CLASS])
-        records += [{name: as_written(value) for name, value in row.items()} for row in rows.to_pylist()]
+        records += [{name: shortest_float(value) for name, value in row.items()} for row in rows.to_pylist()]
         records += [{**records[-1], name: None} for name in nullable]
     return records

@@ -1,10 +1,10 @@
-"""The gate before publishing: is the new model good enough, and is it worse than the one that serves?
+"""The gate before publishing: is the new model good enough, and is it worse than the serving model?
 
-Two models are compared only on rows that neither was trained on. Each version keeps, for every row of its file,
-whether a model that had not seen the row predicted it right (`predictions.py`). Where the next version's file has the
-same row, the two are set side by side.
+Two models are compared only on rows that neither was trained on. For every row of its file, each version keeps whether
+a model that had not seen the row predicted it correctly (`predictions.py`). If the next version's file has the same
+row, the two predictions are compared.
 
-The rule: a model is refused if its accuracy is under `min_accuracy`, or if on the rows compared it is right less often
+The rule: a model is refused if its accuracy is below `min_accuracy`, or if on the compared rows it is less accurate
 than the serving model, by more than `max_accuracy_drop` and by more than chance explains.
 """
 
@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-# How seldom chance alone may make a model look as much worse as it does, for it to be refused: 5 of 100 cases.
+# The significance level: chance alone must explain the drop in fewer than 5 of 100 cases for a model to be refused.
 SIGNIFICANCE = 0.05
-# With fewer, the difference of two models is noise: one row would be more than 0.01.
+# With fewer rows, the difference between two models is noise: one row is more than 0.01.
 MIN_ROWS = 100
 Z95 = 1.959964  # the normal distribution's 97.5 % quantile
 
@@ -31,7 +31,7 @@ class GateError(RuntimeError):
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share, by Wilson: within 0 and 1, and not a mere point where all are right."""
+    """Return Wilson's 95 % interval of a proportion: within 0 and 1, and not a single point if all are right."""
     if rows == 0:
         return 0.0, 1.0
     share, z2 = right / rows, Z95**2
@@ -42,7 +42,7 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many rows were predicted right by models that had not seen them, and how that was measured."""
+    """How many rows were predicted correctly by models that had not seen them, and how this was measured."""
 
     method: Method
     right: int
@@ -53,22 +53,22 @@ class Accuracy:
         return self.right / max(self.rows, 1)
 
     def facts(self) -> dict[str, Any]:
-        """Return it for the manifest, with Wilson's 95 % interval."""
+        """Return the manifest's entry, with Wilson's 95 % interval."""
         return {**asdict(self), "accuracy": self.value, "interval": list(wilson(self.right, self.rows))}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same rows, none of which either was trained on.
+    """Two models on the same rows, which neither was trained on.
 
     Attributes
     ----------
     rows : int
-        How many in all.
+        Rows compared.
     right, serving_right : int
-        How many each model predicted right.
+        Rows that each model predicted correctly.
     only_right, only_serving_right : int
-        How many one predicted right and the other did not.
+        Rows that one model predicted correctly and the other did not.
     """
 
     rows: int
@@ -79,7 +79,7 @@ class Comparison:
 
     @classmethod
     def of(cls, right: np.ndarray, serving_right: np.ndarray) -> Comparison:
-        """Count rows from two arrays of bool, shape (n_rows,)."""
+        """Count the rows, given two arrays of bool, shape (n_rows,)."""
         return cls(
             rows=len(right),
             right=int(right.sum()),
@@ -90,12 +90,12 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """The new model's accuracy less the serving one's; 0 without a row."""
+        """The new model's accuracy minus the serving model's; 0 without rows."""
         return (self.right - self.serving_right) / max(self.rows, 1)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The difference's 95 % interval, by Agresti and Min (2005): half a row more of each kind of pair."""
+        """The difference's 95 % interval, by Agresti and Min (2005), who add half a row to each kind of pair."""
         rows, won, lost = self.rows + 2, self.only_right + 0.5, self.only_serving_right + 0.5
         half = Z95 * math.sqrt(won + lost - (won - lost) ** 2 / rows) / rows
         middle = (won - lost) / rows
@@ -103,46 +103,46 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """How often chance alone makes an equally good model look this much worse: McNemar's test, exact, one-sided."""
+        """The chance that an equally good model looks this much worse: McNemar's exact test, one-sided."""
         from scipy.stats import binom
 
         differing = self.only_right + self.only_serving_right
         return float(binom.sf(self.only_serving_right - 1, differing, 0.5))
 
     def outcome(self, max_accuracy_drop: float) -> Outcome:
-        """Return what the rows say of the new model."""
+        """Return the outcome for the new model."""
         rounding = 1e-9  # 0.95 - 0.93 is a little more than 0.02
         if -self.difference > max_accuracy_drop + rounding and self.p_value < SIGNIFICANCE:
             return "worse"
         return "too few rows" if self.rows < MIN_ROWS else "not worse"
 
     def facts(self) -> dict[str, Any]:
-        """Return it for the manifest, with what follows from the counts."""
+        """Return the manifest's entry, with the statistics derived from the counts."""
         derived = {"difference": self.difference, "interval": list(self.interval), "p_value": self.p_value}
         return {**asdict(self), **derived}
 
     def sentence(self, new: str, serving: str) -> str:
-        """Return the counts in words, with the two models called as given."""
+        """Return the counts in words, with the given names for the two models."""
         low, high = self.interval
         return (
             f"on {self.rows:,} rows that neither was trained on, {new} is right on {self.right:,} and "
-            f"{serving} on {self.serving_right:,}; {new} alone is right on {self.only_right:,}, {serving} alone on "
-            f"{self.only_serving_right:,}; the difference is {100 * self.difference:+.2f} percentage points, with 95 % "
-            f"confidence between {100 * low:+.2f} and {100 * high:+.2f}"
+            f"{serving} on {self.serving_right:,}; only {new} is right on {self.only_right:,}, only {serving} on "
+            f"{self.only_serving_right:,}; the difference is {100 * self.difference:+.2f} percentage points (95 % "
+            f"interval {100 * low:+.2f} to {100 * high:+.2f})"
         )
 
 
 @dataclass(frozen=True)
-class Rival:
-    """The serving version as far as it can be compared with.
+class Baseline:
+    """The serving version, as far as a new model can be compared with it.
 
     Attributes
     ----------
     version : str or None
     outcome : str
-        Why there is no comparison, where there is none.
+        Why there is no comparison, if there is none.
     note : str
-        The same in words; or what else there is to say of the comparison.
+        The reason in words, or a remark on the comparison.
     comparison : Comparison or None
     """
 
@@ -154,16 +154,16 @@ class Rival:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says, and by which figures.
+    """The gate's decision and the figures behind it.
 
     Attributes
     ----------
     accuracy, method : float, str
-        What `min_accuracy` was held against.
+        What was compared with `min_accuracy`.
     serving_accuracy : float or None
-        The serving version's, on the rows compared.
+        The serving version's, on the compared rows.
     comparison : dict or None
-        As `Comparison.facts` gives it.
+        As returned by `Comparison.facts`.
     """
 
     passed: bool
@@ -179,38 +179,38 @@ class Verdict:
     comparison: dict[str, Any] | None
 
 
-def judge(accuracy: Accuracy, rival: Rival, *, min_accuracy: float, max_accuracy_drop: float) -> Verdict:
-    """Pass a model that reaches `min_accuracy` and is not worse than the rival, by the rule at the top."""
-    comparison, serving = rival.comparison, f"the serving version {rival.version}"
-    outcome = comparison.outcome(max_accuracy_drop) if comparison else rival.outcome
+def judge(accuracy: Accuracy, baseline: Baseline, *, min_accuracy: float, max_accuracy_drop: float) -> Verdict:
+    """Pass a model that reaches `min_accuracy` and is not worse than the baseline, by the rule at the top."""
+    comparison, serving = baseline.comparison, f"the serving version {baseline.version}"
+    outcome = comparison.outcome(max_accuracy_drop) if comparison else baseline.outcome
     measured = f"accuracy {accuracy.value:.4f} ({accuracy.method}, {accuracy.rows:,} rows)"
-    compared = comparison.sentence("the new model", serving) if comparison else rival.note
+    compared = comparison.sentence("the new model", serving) if comparison else baseline.note
     if accuracy.value < min_accuracy:
-        reason = f"{measured} is under min_accuracy {min_accuracy:g}"
+        reason = f"{measured} is below min_accuracy {min_accuracy:g}"
     elif comparison and outcome == "worse":
         reason = (
-            f"worse than {serving}: {compared}. That is more than max_accuracy_drop {max_accuracy_drop:g} allows, and "
-            f"chance alone would do it in {100 * comparison.p_value:.2g} of 100 cases (accepted are {SIGNIFICANCE:.0%})"
+            f"worse than {serving}: {compared}. This is more than max_accuracy_drop {max_accuracy_drop:g} allows, and "
+            f"chance alone would explain it in {100 * comparison.p_value:.2g} of 100 cases (limit {SIGNIFICANCE:.0%})"
         )
     elif outcome == "too few rows":
         reason = (
-            f"{measured} reaches min_accuracy {min_accuracy:g}. That alone decides, because too few rows can be "
-            f"compared: {compared}; needed are {MIN_ROWS}"
+            f"{measured} reaches min_accuracy {min_accuracy:g}. Only this decides, because too few rows can be "
+            f"compared (at least {MIN_ROWS} are needed): {compared}"
         )
     elif comparison:
         reason = f"{measured} reaches min_accuracy {min_accuracy:g}. Not worse than {serving}: {compared}"
     else:
-        reason = f"{measured} reaches min_accuracy {min_accuracy:g}. Compared with nothing: {compared}"
+        reason = f"{measured} reaches min_accuracy {min_accuracy:g}. No comparison: {compared}"
     return Verdict(
         passed=accuracy.value >= min_accuracy and outcome != "worse",
         outcome=outcome,
         reason=reason,
-        note=rival.note,
+        note=baseline.note,
         accuracy=accuracy.value,
         method=accuracy.method,
         min_accuracy=min_accuracy,
         max_accuracy_drop=max_accuracy_drop,
-        serving_version=rival.version,
+        serving_version=baseline.version,
         serving_accuracy=comparison.serving_right / comparison.rows if comparison and comparison.rows else None,
         comparison=comparison.facts() if comparison else None,
     )

@@ -1,4 +1,4 @@
-"""What a model goes by and how far its probabilities can be believed, from a sample of the held-out rows."""
+"""Feature importance and calibration of a model, from a sample of the held-out rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from penguins.schema import FEATURES, NUMBERS, TARGET
 from penguins.training.pipeline import feature_frame, label_codes
 
 REPEATS = 5
-# All permutations of all features are predicted in one call, which bounds the sample. So many rows take 0.5 s.
+# All permutations of all features are predicted in one call, which limits the sample. This many rows take 0.5 s.
 PERMUTED_ROWS = 100_000
 CALIBRATION_BINS = 10
 POINTS = 500
@@ -40,34 +40,34 @@ def inspect(pipeline: Pipeline, test: pa.Table, random_state: int) -> dict[str, 
 def permutation_importance(
     pipeline: Pipeline, sample: pa.Table, random_state: int
 ) -> tuple[dict[str, dict[str, float]], np.ndarray]:
-    """Return how much accuracy each feature is worth, and the predicted codes of the sample as it is.
+    """Return the importance of each feature, and the predicted codes of the unshuffled sample.
 
-    The figures are those of scikit-learn's own `permutation_importance`, which predicts for each feature and repeat
-    anew: a forest's call costs more than hundreds of rows in it.
+    The figures are those of scikit-learn's own `permutation_importance`, which makes a call for each feature and
+    repeat: a call to a forest costs more than hundreds of rows in it.
 
     Returns
     -------
     dict
-        By feature, the mean and sd over the repeats of the accuracy that is lost when its values change places.
+        By feature, the mean and sd over the repeats of the accuracy that is lost when its values are shuffled.
     numpy.ndarray, shape (n_rows,)
-        Places in the target's values.
+        Indices into the target's values.
     """
     rows = sample.num_rows
     seed = check_random_state(random_state).randint(np.iinfo(np.int32).max + 1)
     random, in_place = np.random.RandomState(seed), np.arange(rows)
     shuffled, order, orders = in_place.copy(), in_place, []
-    for _ in range(REPEATS):  # each upon the one before, as scikit-learn does it
+    for _ in range(REPEATS):  # each on top of the previous one, as in scikit-learn
         random.shuffle(shuffled)
         order = order[shuffled]
         orders.append(order)
     stacked = {}
-    for place, column in enumerate(FEATURES):
+    for index, column in enumerate(FEATURES):
         blocks = [in_place] * (1 + REPEATS * len(FEATURES))  # the first block is the sample itself
-        blocks[1 + REPEATS * place : 1 + REPEATS * (place + 1)] = orders
+        blocks[1 + REPEATS * index : 1 + REPEATS * (index + 1)] = orders
         stacked[column.name] = sample[column.name].combine_chunks().take(pa.array(np.concatenate(blocks)))
-    places = {name: place for place, name in enumerate(TARGET.values)}
+    code_of = {name: code for code, name in enumerate(TARGET.values)}
     labels = pipeline.predict(to_frame(feature_frame(pa.table(stacked))))
-    codes = np.array([places[str(label)] for label in labels]).reshape(-1, rows)
+    codes = np.array([code_of[str(label)] for label in labels]).reshape(-1, rows)
     accuracies = (codes == label_codes(sample)).mean(axis=1)
     lost = accuracies[0] - accuracies[1:].reshape(len(FEATURES), REPEATS)
     importance = {
@@ -78,12 +78,12 @@ def permutation_importance(
 
 
 def calibration(pipeline: Pipeline, sample: pa.Table, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Return how often the predicted class was right, by the probability that the model gave it.
+    """Return how often the predicted class was correct, by its predicted probability.
 
     Returns
     -------
     list of dict
-        For each tenth of the probability that any row falls into: `probability` (the mean), `rows` and `right`.
+        For each tenth of the probability range that has rows: `probability` (the mean), `rows` and `right`.
     """
     columns = {TARGET.values.index(str(name)): column for column, name in enumerate(pipeline.classes_)}
     probabilities = pipeline.predict_proba(to_frame(feature_frame(sample)))
@@ -101,19 +101,19 @@ def calibration(pipeline: Pipeline, sample: pa.Table, predicted: np.ndarray) -> 
 
 
 def points(sample: pa.Table, predicted: np.ndarray, importance: dict[str, dict[str, float]]) -> dict[str, Any] | None:
-    """Return up to 500 rows by the two measurements that matter most: x, y, true and predicted place; None without two.
+    """Return up to 500 rows by the two most important measurements: x, y, true and predicted code; None without two.
 
-    A row that lacks one of the two is left out. `sampled` says whether others are.
+    Rows that lack one of the two are left out. `sampled` tells whether others are, too.
     """
     strongest = sorted(NUMBERS, key=lambda c: -importance[c.name]["mean"])[:2]
     if len(strongest) < 2:
         return None
     x, y = (sample[c.name].to_numpy() for c in strongest)
-    there = np.flatnonzero(~np.isnan(x) & ~np.isnan(y))
+    complete = np.flatnonzero(~np.isnan(x) & ~np.isnan(y))
     truth = label_codes(sample)
     return {
         "x": strongest[0].name,
         "y": strongest[1].name,
-        "sampled": len(there) > POINTS,
-        "rows": [[float(x[i]), float(y[i]), int(truth[i]), int(predicted[i])] for i in there[:POINTS]],
+        "sampled": len(complete) > POINTS,
+        "rows": [[float(x[i]), float(y[i]), int(truth[i]), int(predicted[i])] for i in complete[:POINTS]],
     }

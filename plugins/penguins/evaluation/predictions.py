@@ -1,4 +1,4 @@
-"""What a version keeps for the next gate: whether each row was predicted right by a model that had not seen it."""
+"""What a version keeps for the next gate: whether a model that had not seen a row predicted it correctly."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ ALL_KEYS = 2**64 - 1
 
 @dataclass(frozen=True)
 class Predictions:
-    """Whether rows were predicted right by a model that had not seen them, each distinct row once.
+    """Whether rows were predicted correctly by a model that had not seen them, each distinct row once.
 
     Attributes
     ----------
     keys : numpy.ndarray of uint64, shape (n_rows,)
-        As `training.pipeline.row_keys` gives them, ascending.
+        From `training.pipeline.row_keys`, ascending.
     right : numpy.ndarray of bool, shape (n_rows,)
     judged : numpy.ndarray of bool, shape (n_rows,)
-        False where every tree was shown the row: then nothing can be said of it, but that the model knows it.
+        False if every tree was trained on the row: then only that is known of it.
     limit : int
-        The file's rows with keys up to this one are all here. A larger file has a sample: those with the least keys,
-        so that the next version's sample holds the same rows.
+        All of the file's rows with keys up to this one are here. Of a larger file they are a sample: those with the
+        smallest keys, so that the next version samples the same rows.
     """
 
     keys: np.ndarray
@@ -36,7 +36,7 @@ class Predictions:
     limit: int = ALL_KEYS
 
     def to_bytes(self) -> bytes:
-        """Return them as Parquet: under 1 MB for 100,000 rows, and nothing in it that a row could be read from."""
+        """Return them as Parquet: under 1 MB for 100,000 rows, and no row can be recovered from it."""
         right = pa.array(self.right, mask=~self.judged)
         table = pa.table({"key": self.keys, "right": right}, metadata={"limit": str(self.limit)})
         file = io.BytesIO()
@@ -47,18 +47,18 @@ class Predictions:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Predictions:
-        """Return what `to_bytes` wrote."""
+        """Read what `to_bytes` wrote."""
         table = pq.read_table(io.BytesIO(content))
         limit = int(table.schema.metadata[b"limit"])
         right = table["right"]
         return cls(table["key"].to_numpy(), right.fill_null(False).to_numpy(), right.is_valid().to_numpy(), limit)
 
 
-def compare_kept(new: Predictions, old: Predictions) -> tuple[Comparison, np.ndarray]:
-    """Compare two versions on the rows that both have judged; and say which rows of `new` the old one's file lacked."""
-    place = np.searchsorted(old.keys, new.keys).clip(max=len(old.keys) - 1)
-    known = old.keys[place] == new.keys
-    both = known & new.judged & old.judged[place]
-    # What the old version has not kept, although it would have, was not in its file: its model never saw it.
+def compare_predictions(new: Predictions, old: Predictions) -> tuple[Comparison, np.ndarray]:
+    """Compare two versions on the rows that both judged; also return which rows of `new` the old file lacked."""
+    index = np.searchsorted(old.keys, new.keys).clip(max=len(old.keys) - 1)
+    known = old.keys[index] == new.keys
+    both = known & new.judged & old.judged[index]
+    # A row within the old version's limit that it did not keep was not in its file: its model never saw it.
     unknown = ~known & (new.keys <= old.limit)
-    return Comparison.of(new.right[both], old.right[place[both]]), unknown
+    return Comparison.of(new.right[both], old.right[index[both]]), unknown

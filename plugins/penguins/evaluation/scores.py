@@ -1,4 +1,4 @@
-"""A trained pipeline's scores: on the held-out rows, and on all rows by models that had not seen them."""
+"""A fitted pipeline's scores: on the held-out rows, and on all rows by models that had not seen them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from penguins.progress import Progress
 from penguins.schema import TARGET
 from penguins.training.pipeline import FOLDS, distinct_rows, feature_frame, label_codes, row_keys
 
-# Cross-validation's ten more fits are cheap up to here; above, the trees' own out-of-bag rows serve instead.
+# Up to here, the ten extra fits of cross-validation are cheap. Above, the out-of-bag rows are used instead.
 ROWS_TO_CROSS_VALIDATE = 10_000
 ROWS_KEPT = 100_000
 ROWS_AT_ONCE = 50_000
@@ -30,10 +30,10 @@ ROWS_AT_ONCE = 50_000
 def score(pipeline: Pipeline, test: pa.Table) -> dict[str, Any]:
     """Return accuracy, macro_f1, per_class and confusion_matrix (rows are the true classes) on held-out rows."""
     classes = [str(c) for c in pipeline.classes_]
-    places = [TARGET.values.index(name) for name in classes]
+    codes = [TARGET.values.index(name) for name in classes]
     truth, predicted = label_codes(test), predicted_codes(pipeline, test)
     report = classification_report(
-        truth, predicted, labels=places, target_names=classes, output_dict=True, zero_division=0
+        truth, predicted, labels=codes, target_names=classes, output_dict=True, zero_division=0
     )
     return {
         "accuracy": float(accuracy_score(truth, predicted)),
@@ -47,18 +47,18 @@ def score(pipeline: Pipeline, test: pa.Table) -> dict[str, Any]:
             }
             for name in classes
         },
-        "confusion_matrix": confusion_matrix(truth, predicted, labels=places).tolist(),
+        "confusion_matrix": confusion_matrix(truth, predicted, labels=codes).tolist(),
     }
 
 
 def predicted_codes(pipeline: Pipeline, table: pa.Table) -> np.ndarray:
-    """Return each row's predicted target as its place in the schema's values, a piece at a time on every core."""
+    """Return each row's predicted target as an index into the schema's values, predicted in pieces on every core."""
     progress = Progress("scored", table.num_rows)
-    places = {name: place for place, name in enumerate(TARGET.values)}
+    code_of = {name: code for code, name in enumerate(TARGET.values)}
 
     def predict(start: int) -> list[int]:
         labels = pipeline.predict(to_frame(feature_frame(table.slice(start, ROWS_AT_ONCE))))
-        return [places[str(label)] for label in labels]
+        return [code_of[str(label)] for label in labels]
 
     codes: list[int] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -70,15 +70,15 @@ def predicted_codes(pipeline: Pipeline, table: pa.Table) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Unseen:
-    """What models said of rows that they had not seen.
+    """The predictions of models for rows that they had not seen.
 
     Attributes
     ----------
     predictions : Predictions
     rows : pyarrow.Table
-        The rows of `predictions`, in their order.
+        The rows of `predictions`, in the same order.
     accuracy : Accuracy
-        With identical rows counted each.
+        Identical rows are counted one by one.
     """
 
     predictions: Predictions
@@ -89,10 +89,10 @@ class Unseen:
 def predict_unseen(
     pipeline: Pipeline, train: pa.Table, test: pa.Table, random_state: int
 ) -> tuple[Unseen, dict[str, Any]]:
-    """Predict each row by models that were not trained on it, and return that, and what the metrics say of it.
+    """Predict each row with models that were not trained on it, and return the predictions and their metrics.
 
-    Up to 10,000 training rows, cross-validation does it for all rows. Above, a sample of 100,000 is predicted by the
-    trees that were not shown the row, or by the whole model where the row was held out. One split of a few hundred rows
+    Up to 10,000 training rows, all rows are cross-validated. Above, a sample of 100,000 rows is predicted: training
+    rows by the trees that were not trained on them, held-out rows by the whole model. One split of a few hundred rows
     proves little: with another seed it may well give 1.0.
     """
     if train.num_rows > ROWS_TO_CROSS_VALIDATE:
@@ -107,27 +107,27 @@ def _cross_validate(pipeline: Pipeline, rows: pa.Table, random_state: int) -> tu
     for number, (_, in_fold) in enumerate(folds.split(first, codes[first])):
         fold_of_group[in_fold] = number
     fold = fold_of_group[groups]
-    # A tree of so few rows is grown sooner than it is handed to a thread.
+    # With so few rows, growing a tree is faster than handing it to a thread.
     unfitted = clone(pipeline).set_params(forest__n_jobs=None)
     features, labels = feature_frame(rows), np.array(TARGET.values)[codes]
     predicted = np.empty_like(labels)
     for number in range(FOLDS):
-        kept_out = fold == number
-        fitted = clone(unfitted).fit(features[~kept_out], labels[~kept_out])
-        predicted[kept_out] = fitted.predict(features[kept_out])
+        held_out = fold == number
+        fitted = clone(unfitted).fit(features[~held_out], labels[~held_out])
+        predicted[held_out] = fitted.predict(features[held_out])
     right = predicted == labels
     by_fold = np.array([right[fold == number].mean() for number in range(FOLDS)])
     every_row = np.ones(len(right), dtype=bool)
-    kept = _by_key(rows, row_keys(rows), right, every_row, ALL_KEYS)
+    kept = _deduplicate(rows, row_keys(rows), right, every_row, ALL_KEYS)
     unseen = Unseen(*kept, Accuracy("cross-validation", int(right.sum()), len(right)))
     metrics = {"folds": FOLDS, "mean": float(by_fold.mean()), "sd": float(by_fold.std(ddof=1))}
     return unseen, {"cross_validation": metrics}
 
 
-def _by_key(
+def _deduplicate(
     rows: pa.Table, keys: np.ndarray, right: np.ndarray, judged: np.ndarray, limit: int
 ) -> tuple[Predictions, pa.Table]:
-    """Return each distinct row once: right if most of its judged copies were predicted right."""
+    """Return each distinct row once: right if most of its judged copies were predicted correctly."""
     distinct, first, group = np.unique(keys, return_index=True, return_inverse=True)
     copies_judged, copies_right = (np.bincount(group, weights=of) for of in (judged, judged & right))
     return Predictions(distinct, copies_right * 2 > copies_judged, copies_judged > 0, limit), rows.take(first)
@@ -143,7 +143,7 @@ def _out_of_bag(pipeline: Pipeline, train: pa.Table, test: pa.Table) -> tuple[Un
     held_out = test.take(in_test)
     voted, right_in_train = out_of_bag(pipeline, train, in_train, keys[0])
     right_in_test = predicted_codes(pipeline, held_out) == label_codes(held_out)
-    kept = _by_key(
+    kept = _deduplicate(
         pa.concat_tables([train.take(in_train), held_out]),
         np.concatenate([keys[0][in_train], keys[1][in_test]]),
         np.concatenate([right_in_train, right_in_test]),
@@ -151,47 +151,47 @@ def _out_of_bag(pipeline: Pipeline, train: pa.Table, test: pa.Table) -> tuple[Un
         limit,
     )
     accuracy = Accuracy("out-of-bag", int(right_in_train[voted].sum()), int(voted.sum()))
-    # Where every row has many copies, each tree was shown one of each.
+    # No rows are left if every row has so many copies that each tree was trained on one.
     return Unseen(*kept, accuracy), {"out_of_bag_accuracy": accuracy.value} if accuracy.rows else {}
 
 
 def out_of_bag(
     pipeline: Pipeline, train: pa.Table, sample: np.ndarray, keys: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predict rows of the training table by the trees that were shown neither the row nor a copy of it.
+    """Predict training rows with the trees that were trained on neither the row nor a copy of it.
 
-    scikit-learn's own `oob_score` predicts every row with nearly every tree: at ten million rows that takes longer than
-    the fit.
+    scikit-learn's own `oob_score` predicts every row with nearly every tree. For ten million rows that takes longer
+    than the fit.
 
     Parameters
     ----------
     sample : numpy.ndarray of int, shape (n_sampled,)
-        Which rows.
+        Indices of the rows to predict.
     keys : numpy.ndarray of uint64, shape (n_rows,)
-        Of every training row.
+        One for every training row.
 
     Returns
     -------
     numpy.ndarray of bool, shape (n_sampled,)
         Whether any tree was left to predict the row.
     numpy.ndarray of bool, shape (n_sampled,)
-        Whether it was predicted right.
+        Whether it was predicted correctly.
     """
     forest = pipeline.named_steps["forest"]
     rows = train.take(sample)
     features = pipeline[:-1].transform(feature_frame(rows)).astype(np.float32, copy=False)
-    # Rows with equal features are one group; the group of rows without a copy in the sample is the last.
+    # Rows with equal features form one group; rows without a copy in the sample form the last group.
     distinct, group_of_sampled = np.unique(keys[sample], return_inverse=True)
     group = np.searchsorted(distinct, keys).clip(max=len(distinct) - 1)
     group[distinct[group] != keys] = len(distinct)
     votes = np.zeros((len(sample), len(pipeline.classes_)))
     progress = Progress("scored out of bag", len(forest.estimators_), "trees")
-    for done, (tree, shown) in enumerate(zip(forest.estimators_, forest.estimators_samples_, strict=True), start=1):
-        was_shown = np.zeros(len(distinct) + 1, dtype=bool)
-        was_shown[group[shown]] = True
-        not_shown = ~was_shown[group_of_sampled]
-        if not_shown.any():
-            votes[not_shown] += tree.predict_proba(features[not_shown])
+    for done, (tree, samples) in enumerate(zip(forest.estimators_, forest.estimators_samples_, strict=True), start=1):
+        in_bag = np.zeros(len(distinct) + 1, dtype=bool)
+        in_bag[group[samples]] = True
+        oob = ~in_bag[group_of_sampled]
+        if oob.any():
+            votes[oob] += tree.predict_proba(features[oob])
         progress.at(done)
-    places = np.array([TARGET.values.index(str(name)) for name in pipeline.classes_])
-    return np.any(votes, axis=1), np.equal(places[votes.argmax(axis=1)], label_codes(rows))
+    class_codes = np.array([TARGET.values.index(str(name)) for name in pipeline.classes_])
+    return np.any(votes, axis=1), np.equal(class_codes[votes.argmax(axis=1)], label_codes(rows))

@@ -1,4 +1,4 @@
-"""The models on the shared volume. `python -m penguins.registry --help` lists its commands."""
+"""The models on the shared volume. `python -m penguins.registry --help` lists the commands."""
 
 from penguins.registry.store import PROJECT, VERSION_PATTERN, NoModelError, Registry, RegistryError
 

@@ -1,6 +1,6 @@
 """The registry's command line: `python -m penguins.registry`.
 
-rich is imported only where a table is printed: `verify`, `activate` and `rotate-key` work in an image without it.
+rich is only imported to print a table: `verify`, `activate` and `rotate-key` work in an image without it.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from penguins.registry import Registry, RegistryError
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What two versions are compared in. The gate's verdict names the version before, and so differs each time.
+# What `diff` compares. The gate's verdict names the previous version, and so always differs.
 COMPARED = ("params", "metrics", "data", "rows", "classes", "columns", "libraries")
 NOT_COMPARED = "metrics.gate."
 NOTHING, ABSENT = "-", "absent"
-# Wide enough that nothing is ever wrapped for a program that reads it.
+# Wide enough that output for another program is never wrapped.
 WIDTH_WHEN_PIPED = 100_000
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line, and return its exit code: 1 where a version is bad or not there."""
-    parser = argparse.ArgumentParser(prog="python -m penguins.registry", description="The published models.")
+    """Run the command line, and return its exit code: 1 if a version is bad or missing."""
+    parser = argparse.ArgumentParser(prog="python -m penguins.registry", description="Manage the published models.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the versions, newest first, and which one serves")
-    show = commands.add_parser("show", help="what the manifest of a version says")
-    show.add_argument("version", help="a version, or `current` for the one that serves")
-    diff = commands.add_parser("diff", help="what differs between two versions")
+    commands.add_parser("list", help="list the versions, newest first, and mark the serving one")
+    show = commands.add_parser("show", help="show a version's manifest")
+    show.add_argument("version", help="a version, or `current` for the serving one")
+    diff = commands.add_parser("diff", help="show what differs between two versions")
     for name in ("a", "b"):
         diff.add_argument(name, help="a version, or `current`")
     commands.add_parser("verify", help="check the signature and the checksums of every version")
-    commands.add_parser("activate", help="make a version serve").add_argument("version")
-    commands.add_parser("rotate-key", help="sign with a new key from now on; what the old ones signed stays valid")
+    commands.add_parser("activate", help="make a version the serving one; this is the rollback").add_argument("version")
+    commands.add_parser("rotate-key", help="sign with a new key from now on; signatures by old keys stay valid")
     chosen = parser.parse_args(arguments)
     registry = Registry.from_environment()
     run: dict[str, Callable[[], int]] = {
         "list": lambda: _list(registry),
-        "show": lambda: _show(registry, _named(registry, chosen.version)),
-        "diff": lambda: _diff(registry, _named(registry, chosen.a), _named(registry, chosen.b)),
+        "show": lambda: _show(registry, _resolve(registry, chosen.version)),
+        "diff": lambda: _diff(registry, _resolve(registry, chosen.a), _resolve(registry, chosen.b)),
         "verify": lambda: _verify(registry),
         "activate": lambda: _activate(registry, chosen.version),
         "rotate-key": lambda: _rotate_key(registry),
@@ -61,7 +61,7 @@ def _activate(registry: Registry, version: str) -> int:
 
 def _rotate_key(registry: Registry) -> int:
     registry.rotate_key()
-    print(f"{registry.key_file} has a new first key. Remove a line once no version is left that it signed.")
+    print(f"{registry.key_file} has a new first key. Remove an old key's line once no version signed with it is left.")
     return 0
 
 
@@ -73,11 +73,11 @@ def _verify(registry: Registry) -> int:
             for name, read in (("report_sha256", registry.report), ("predictions_sha256", registry.predictions)):
                 if name in manifest:
                     read(version)
-            said = f"accuracy {manifest['metrics']['accuracy']:.4f}  {manifest['dag_run_id']}"
+            status = f"accuracy {manifest['metrics']['accuracy']:.4f}  {manifest['dag_run_id']}"
         except RegistryError as error:
             bad += 1
-            said = f"BAD: {error}"
-        print(f"{'*' if version == serving else ' '} {version}  {said}")
+            status = f"BAD: {error}"
+        print(f"{'*' if version == serving else ' '} {version}  {status}")
     _check_serving(registry, versions)
     return 1 if bad else 0
 
@@ -115,15 +115,15 @@ def _show(registry: Registry, version: str) -> int:
     _print_facts(console, "metrics", metrics)
     _print_facts(console, "gate", gate)
     if per_class:
-        console.print("\nclasses, and what their held-out rows were predicted as", style="bold")
+        console.print("\nclasses: scores and confusion matrix of the held-out rows", style="bold")
         names = list(per_class)
         rows = [
-            [name, *(_said(v) for v in scores.values()), *map(str, predicted)]
+            [name, *(_format(v) for v in scores.values()), *map(str, predicted)]
             for (name, scores), predicted in zip(per_class.items(), matrix, strict=True)
         ]
         _print_table(console, ["class", *per_class[names[0]], *names], rows)
     _print_facts(console, "params", manifest["params"])
-    _print_facts(console, "data", {**manifest["data"], **{f"rows to {k}": v for k, v in manifest["rows"].items()}})
+    _print_facts(console, "data", {**manifest["data"], **{f"{k} rows": v for k, v in manifest["rows"].items()}})
     _print_facts(console, "libraries", manifest["libraries"])
     console.print("\ncolumns", style="bold")
     _print_table(console, ["name", "kind", "accepted", "null"], [_column(c) for c in manifest["columns"]])
@@ -136,14 +136,14 @@ def _diff(registry: Registry, a: str, b: str) -> int:
     manifests, console = [registry.manifest(version) for version in (a, b)], _console()
     before, after = map(_facts, manifests)
     rows = [
-        [name, _said(before.get(name, ABSENT)), _said(after.get(name, ABSENT)), _change(before, after, name)]
+        [name, _format(before.get(name, ABSENT)), _format(after.get(name, ABSENT)), _change(before, after, name)]
         for name in dict.fromkeys([*before, *after])
         if before.get(name, ABSENT) != after.get(name, ABSENT)
     ]
     if rows:
         _print_table(console, ["", a, b, "change"], rows)
     else:
-        console.print(f"Nothing differs between {a} and {b} but the time and the run: the pickles are the same.")
+        console.print(f"{a} and {b} differ only in time and run: the pickles are the same.")
     if all("predictions_sha256" in manifest for manifest in manifests):
         console.print(f"\nCompared {_compared(registry, a, b)}.")
     return 0
@@ -157,7 +157,7 @@ def _compared(registry: Registry, a: str, b: str) -> str:
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is compared, flat, each under a name with dots."""
+    """Return what is compared, flattened to dotted names."""
     columns = {c["name"]: {"place": place, **c} for place, c in enumerate(manifest["columns"], start=1)}
     nested = {name: manifest[name] for name in COMPARED} | {"columns": columns, "pickle sha256": manifest["sha256"]}
     return {name: value for name, value in _flat(nested) if not name.startswith(NOT_COMPARED)}
@@ -189,28 +189,28 @@ def _column(column: Mapping[str, Any]) -> list[str]:
     return [column["name"], column["kind"], ", ".join(accepted), "no" if column["required"] else "yes"]
 
 
-def _said(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return ", ".join(map(_said, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(_format, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _named(registry: Registry, name: str) -> str:
-    """Return the version that a name means, or raise RegistryError with those that are there."""
+def _resolve(registry: Registry, name: str) -> str:
+    """Return the version that a name refers to, or raise RegistryError with the existing ones."""
     versions = registry.versions()
     version = registry.current() if name == "current" else name
     if version not in versions:
-        there = f"accepted are `current` or one of {', '.join(versions)}" if versions else "none was published yet"
+        reason = f"it must be `current` or one of {', '.join(versions)}" if versions else "none was published yet"
         what_to_do = "`python -m penguins.registry list` shows them" if versions else "trigger the DAG modelo_penguin"
-        raise RegistryError(f"there is no version {version[:80]!r} in {registry.root}: {there}; {what_to_do}.")
+        raise RegistryError(f"there is no version {version[:80]!r} in {registry.root}: {reason}; {what_to_do}.")
     return version
 
 
 def _check_serving(registry: Registry, versions: Sequence[str]) -> None:
     if (current := registry.current()) not in versions:
-        raise RegistryError(f"the serving version {current} is not there")
+        raise RegistryError(f"the serving version {current} is missing")
 
 
 def _current_or_nothing(registry: Registry) -> str:
@@ -223,7 +223,7 @@ def _current_or_nothing(registry: Registry) -> str:
 def _console() -> Console:
     from rich.console import Console
 
-    # What stands in a manifest is text, not markup: "[red]" is printed as it is.
+    # A manifest's values are text, not markup: "[red]" is printed as it is.
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = WIDTH_WHEN_PIPED
@@ -248,7 +248,7 @@ def _print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None
     console.print(f"\n{title}", style="bold")
     table = Table.grid(padding=(0, 2))
     for name, value in _flat(facts):
-        table.add_row(f"  {name}", _said(value))
+        table.add_row(f"  {name}", _format(value))
     console.print(table)
 
 

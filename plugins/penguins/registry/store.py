@@ -1,12 +1,12 @@
-"""The models on the shared volume: published whole or not at all, signed, and never opened unverified.
+"""The models on the shared volume: published atomically, signed, and never unpickled unverified.
 
 Layout of `MODELS_DIR`::
 
     <version>/model.pkl  manifest.json  report.html  predictions.parquet   immutable once visible
-    current                                           one line: the version that serves
-    runs/<run_id>/                                    a run's work
+    current                                           one line: the serving version
+    runs/<run_id>/                                    a run's working files
 
-The command line, `python -m penguins.registry`, is `__main__.py` beside this file.
+The command line, `python -m penguins.registry`, is `__main__.py` next to this file.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _STAGING = ".staging-"
 
 
 class RegistryError(RuntimeError):
-    """A version that is not there, not whole or not signed with this key."""
+    """A version is missing, incomplete or not signed with this key."""
 
 
 class NoModelError(RegistryError):
-    """Nothing was published yet."""
+    """Nothing has been published yet."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Registry:
     ----------
     root : Path
     key_file : Path
-        One key a line, 32 bytes or more each. The first signs; a signature by any of them is accepted. It is read at
-        each use, so that a new key needs no restart.
+        One key per line, 32 bytes or more each. The first one signs; signatures by any of them are accepted. The file
+        is read at each use, so that a new key needs no restart.
     """
 
     root: Path
@@ -61,7 +61,7 @@ class Registry:
 
     @classmethod
     def from_environment(cls) -> Registry:
-        """Return the registry that `MODELS_DIR` and `MODEL_SIGNING_KEY_FILE` name; without them, the checkout's."""
+        """Return the registry that `MODELS_DIR` and `MODEL_SIGNING_KEY_FILE` name; by default, the checkout's."""
         return cls(
             root=Path(os.environ.get("MODELS_DIR") or PROJECT / "models"),
             key_file=Path(os.environ.get("MODEL_SIGNING_KEY_FILE") or PROJECT / ".local" / "model_signing.key"),
@@ -76,7 +76,7 @@ class Registry:
         return sorted((name for name in names if _VERSION.fullmatch(name)), reverse=True)
 
     def current(self) -> str:
-        """Return the version that serves.
+        """Return the serving version.
 
         Raises
         ------
@@ -101,8 +101,8 @@ class Registry:
         except (OSError, ValueError, RecursionError) as error:
             raise RegistryError(f"version {version}: its manifest cannot be read: {error}") from error
         signature = manifest.pop("signature", "") if isinstance(manifest, dict) else ""
-        came = str(signature).encode(errors="replace")
-        if not any(hmac.compare_digest(came, _signature(key, manifest).encode()) for key in self._keys()):
+        actual = str(signature).encode(errors="replace")
+        if not any(hmac.compare_digest(actual, _signature(key, manifest).encode()) for key in self._keys()):
             raise RegistryError(
                 f"version {version}: its signature does not match the key in {self.key_file}. It was changed after "
                 "publishing, or signed with another key. Train again, or activate another version."
@@ -112,7 +112,7 @@ class Registry:
         return manifest
 
     def read(self, version: str) -> tuple[dict[str, Any], bytes]:
-        """Return the manifest and the pickle's bytes, both verified; RegistryError otherwise."""
+        """Return the manifest and the pickle's bytes, both verified, or raise RegistryError."""
         manifest = self.manifest(version)
         return manifest, self._verified(manifest, "model.pkl", "pickle", "sha256")
 
@@ -121,7 +121,7 @@ class Registry:
         return self._verified(self._published(version), "report.html", "report", "report_sha256")
 
     def predictions(self, version: str) -> bytes:
-        """Return what a version keeps for the next gate (`gate.Predictions`), or raise RegistryError."""
+        """Return the predictions that a version keeps for the next gate, or raise RegistryError."""
         return self._verified(self._published(version), "predictions.parquet", "predictions", "predictions_sha256")
 
     def _published(self, version: str) -> dict[str, Any]:
@@ -130,12 +130,12 @@ class Registry:
         return self.manifest(version)
 
     def _verified(self, manifest: Mapping[str, Any], name: str, what: str, sum_name: str) -> bytes:
-        """Return one of a version's files, held against the checksum in its verified manifest."""
+        """Return one of a version's files, checked against the checksum in its verified manifest."""
         version = manifest["version"]
         if sum_name not in manifest:
             raise RegistryError(
-                f"version {version} has no {what}: it was published without. Trigger the DAG modelo_penguin: "
-                "every new version has its own."
+                f"version {version} has no {what}: older versions were published without. Trigger the DAG "
+                "modelo_penguin: every new version has its own."
             )
         try:
             content = (self.root / version / name).read_bytes()
@@ -143,7 +143,8 @@ class Registry:
             raise RegistryError(f"version {version}: its {what} cannot be read: {error}") from error
         if (sha256 := hashlib.sha256(content).hexdigest()) != manifest[sum_name]:
             raise RegistryError(
-                f"version {version}: its {what}'s sha256 is {sha256}, the manifest says {manifest[sum_name]}. "
+                f"version {version}: the sha256 of its {what} is {sha256}, but the manifest says "
+                f"{manifest[sum_name]}. "
                 "It was changed after publishing. Train again, or activate another version."
             )
         return content
@@ -155,20 +156,20 @@ class Registry:
         make_report: Callable[[Mapping[str, Any]], bytes] | None = None,
         predictions: bytes | None = None,
     ) -> dict[str, Any]:
-        """Write a version and make it the one that serves.
+        """Write a version and make it the serving one.
 
-        The version is written beside, flushed to disk and renamed into place; then the pointer is replaced. A crash
-        at any point leaves `current` on a whole version.
+        The version is written to a staging folder, flushed to disk and renamed into place; then the pointer is
+        replaced. Both renames are atomic: a crash at any point leaves `current` on a complete version.
 
         Parameters
         ----------
         pickled : bytes
         facts : mapping
-            JSON values for the manifest, besides version, created_at, sha256 and size_bytes, which are added.
+            JSON values for the manifest, to which version, created_at, sha256 and size_bytes are added.
         make_report : callable, optional
-            Returns the version's report.html from its manifest, which then holds `report_sha256` as well.
+            Returns the version's report.html, given its manifest, which then holds `report_sha256` as well.
         predictions : bytes, optional
-            For the next gate, as `gate.Predictions.to_bytes` gives them; the manifest holds `predictions_sha256`.
+            For the next gate, from `Predictions.to_bytes`; the manifest then holds `predictions_sha256`.
 
         Returns
         -------
@@ -178,10 +179,10 @@ class Registry:
         Raises
         ------
         RegistryError
-            If it cannot be written, for example because the disk is full. What served, serves on.
+            If it cannot be written, for example because the disk is full. The serving version stays.
         """
         sha256 = hashlib.sha256(pickled).hexdigest()
-        with self._writing():
+        with self._write_lock():
             created_at = self._next_second()
             version = f"{created_at:{_TIME}}-{sha256[:8]}"
             manifest = {
@@ -191,7 +192,7 @@ class Registry:
                 "sha256": sha256,
                 "size_bytes": len(pickled),
             }
-            staging = self._beside()
+            staging = self._staging_path()
             staging.mkdir()
             if predictions is not None:
                 manifest["predictions_sha256"] = hashlib.sha256(predictions).hexdigest()
@@ -211,48 +212,48 @@ class Registry:
         return manifest
 
     def activate(self, version: str) -> None:
-        """Make a version serve, once it is verified. This is the rollback."""
-        with self._writing():
+        """Verify a version and make it the serving one. This is the rollback."""
+        with self._write_lock():
             self.read(version)
             self._point_to(version)
 
     def run_folder(self, run_id: str) -> Path:
-        """Return the folder of a run's work, made if need be."""
-        # Airflow lets a run be named freely; here it must stay one folder of that name.
+        """Return the folder for a run's working files. It is created if necessary."""
+        # Airflow allows any run id; here it must stay a single folder name.
         folder = self.root / "runs" / (re.sub(r"[^\w.:+-]", "_", run_id).lstrip(".") or "_")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def remove_run_folders(self) -> None:
-        """Remove what finished and failed runs left."""
+        """Remove what finished and failed runs left behind."""
         shutil.rmtree(self.root / "runs", ignore_errors=True)
 
     def rotate_key(self) -> None:
-        """Put a new key before the others: it signs from now on, and what they signed stays valid."""
+        """Put a new key before the others: it signs from now on, and their signatures stay valid."""
         old = self.key_file.stat()
-        beside = self.key_file.with_suffix(".new")
+        new_file = self.key_file.with_suffix(".new")
         keys = [base64.urlsafe_b64encode(secrets.token_bytes(32)), *self._keys()]
-        beside.touch(mode=0o600)
-        os.chown(beside, old.st_uid, old.st_gid)
-        beside.chmod(old.st_mode & 0o777)
-        _write(beside, b"\n".join(keys) + b"\n")
-        beside.replace(self.key_file)
+        new_file.touch(mode=0o600)
+        os.chown(new_file, old.st_uid, old.st_gid)
+        new_file.chmod(old.st_mode & 0o777)
+        _write(new_file, b"\n".join(keys) + b"\n")
+        new_file.replace(self.key_file)
 
     def _keys(self) -> list[bytes]:
         try:
             keys = self.key_file.read_bytes().split()
         except OSError as error:
             raise RegistryError(
-                f"the signing key {self.key_file} cannot be read: {error.strerror}. It is made by `make run` and by "
-                "the stack's first start; MODEL_SIGNING_KEY_FILE names another."
+                f"the signing key {self.key_file} cannot be read: {error.strerror}. It is created by `make run` and "
+                "by the stack's first start. Set MODEL_SIGNING_KEY_FILE to use another."
             ) from error
         shortest = min(map(len, keys), default=0)
         if shortest < 32:
-            raise RegistryError(f"the signing key {self.key_file} has {shortest} bytes; accepted are 32 or more")
+            raise RegistryError(f"the signing key {self.key_file} has {shortest} bytes; it must have 32 or more")
         return keys
 
     def _next_second(self) -> datetime:
-        """Return now, or a second after the newest version: names sort by age, and none is given twice."""
+        """Return now, or one second after the newest version, so that names sort by age and are unique."""
         now = datetime.now(UTC).replace(microsecond=0)
         for newest in self.versions()[:1]:
             now = max(
@@ -261,16 +262,16 @@ class Registry:
         return now
 
     def _point_to(self, version: str) -> None:
-        beside = self._beside()
-        _write(beside, f"{version}\n".encode())
-        beside.replace(self.root / "current")
+        pointer = self._staging_path()
+        _write(pointer, f"{version}\n".encode())
+        pointer.replace(self.root / "current")
         _flush_folder(self.root)
 
-    def _beside(self) -> Path:
+    def _staging_path(self) -> Path:
         return self.root / f"{_STAGING}{uuid.uuid4().hex}"
 
     def _remove_leftovers(self) -> None:
-        # Only the holder of the lock writes these, so what is there now is a crashed publisher's.
+        # Only the holder of the lock writes these, so any that exist were left by a crashed publisher.
         for path in self.root.glob(f"{_STAGING}*"):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -281,12 +282,12 @@ class Registry:
         serving = self.current()
         for version in self.versions()[VERSIONS_KEPT:]:
             if version != serving:
-                # Out of sight in one step, and then removed as a leftover: a version is whole or not there.
-                (self.root / version).rename(self._beside())
+                # Renamed in one step, then removed as a leftover: a version is complete or does not exist.
+                (self.root / version).rename(self._staging_path())
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Be the only one who writes, and leave nothing half written behind."""
+    def _write_lock(self) -> Iterator[None]:
+        """Hold the write lock, and leave no half-written files behind."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with (self.root / ".lock").open("w") as lock:
@@ -298,8 +299,8 @@ class Registry:
                     self._remove_leftovers()
         except OSError as error:
             raise RegistryError(
-                f"{self.root} cannot be written: {error.strerror}. The version that serves is whole and goes on; "
-                "make room or mend the volume, then run the DAG again."
+                f"{self.root} cannot be written: {error.strerror}. The serving version is complete and stays in "
+                "use; free some space or repair the volume, then run the DAG again."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""From a manifest's figures to the texts and coordinates that report.html shows."""
+"""Turn a manifest's figures into the texts and coordinates that report.html shows."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from penguins.schema import COLUMNS, Number
 
 MISTAKES_LISTED = 30
 FEATURES_LISTED = 40
-# The plots' viewBox, and the frame in it that the data fill. Small, so that the text stays readable on a telephone.
+# The plots' viewBox, and the frame in it that the data fill. Small, so that the text stays readable on a phone.
 WIDTH, HEIGHT = 440, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 428, 12, 276
-COLOURS, SHAPES = 7, 5  # of the template's styles and symbols; without a common divisor, 35 pairs differ
+COLOURS, SHAPES = 7, 5  # in the template; coprime, so that they make 35 distinct pairs
 
 
 def percent(share: float) -> str:
-    """Return it with one decimal, or with as many as tell it from 0 and 100 %; six at most."""
-    said = f"{100 * share:.1f}"
+    """Return a percentage with one decimal, or with up to six if it would read as 0 or 100 % otherwise."""
+    text = f"{100 * share:.1f}"
     for decimals in range(2, 7):
-        if not (0 < abs(share) < 1 and float(said) in (0, 100)):
+        if not (0 < abs(share) < 1 and float(text) in (0, 100)):
             break
-        said = f"{100 * share:.{decimals}f}"
-    return f"{said}\N{NO-BREAK SPACE}%"
+        text = f"{100 * share:.{decimals}f}"
+    return f"{text}\N{NO-BREAK SPACE}%"
 
 
 def mistakes(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the commonest pairs of a true class and another one that was predicted."""
+    """Return the most frequent misclassifications, as pairs of a true and a predicted class."""
     pairs: list[dict[str, Any]] = [
         {"truth": classes[i], "predicted": classes[j], "rows": rows}
         for i, row in enumerate(matrix)
@@ -39,14 +39,14 @@ def mistakes(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[di
 
 
 def bars(importance: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Return the features that matter most, each with the width of its bar in percent of the longest."""
+    """Return the most important features, each with the width of its bar in percent of the longest."""
     strongest = sorted(importance.items(), key=lambda item: -item[1]["mean"])[:FEATURES_LISTED]
     longest = max(strongest[0][1]["mean"], 1e-9)
     return [{"name": name, **of, "width": round(100 * max(of["mean"], 0) / longest, 1)} for name, of in strongest]
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return some five round numbers from `low` to `high`, or the one number that both are."""
+    """Return about five round numbers from `low` to `high`, or the single number if they are equal."""
     if high <= low:
         return [low]
     step = 10 ** math.floor(math.log10((high - low) / 5))
@@ -56,7 +56,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 class Axis:
-    """From a value to its place in a plot: from `start` at `low` to `end` at `high`."""
+    """Maps a value to its position in a plot: `low` to `start`, `high` to `end`."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self.low, self.high, self.start, self.end = low, high, start, end
@@ -69,19 +69,19 @@ class Axis:
         return [{"at": self(value), "label": f"{value:.10g}"} for value in ticks(self.low, self.high)]
 
 
-def mark(place: int) -> dict[str, int]:
-    """Return the colour and the shape of a class."""
-    return {"colour": place % COLOURS, "shape": place % SHAPES}
+def mark(index: int) -> dict[str, int]:
+    """Return the colour and the shape of the class with this index."""
+    return {"colour": index % COLOURS, "shape": index % SHAPES}
 
 
 def axis_title(name: str) -> str:
-    """Return a column's name, with its unit unless it says that itself."""
+    """Return a column's name, with its unit unless the name ends with it."""
     unit = next(c.unit for c in COLUMNS if isinstance(c, Number) and c.name == name)
     return name if name.endswith(f"_{unit}") or not unit else f"{name} ({unit})"
 
 
 def scatter_plot(points: Mapping[str, Any], values: Sequence[str]) -> dict[str, Any] | None:
-    """Return the held-out rows by the two measurements that matter most; None if no row has both."""
+    """Return the held-out rows by the two most important measurements; None if no row has both."""
     rows = points["rows"]
     if not rows:
         return None
@@ -98,13 +98,13 @@ def scatter_plot(points: Mapping[str, Any], values: Sequence[str]) -> dict[str, 
         "x_marks": x.marks(),
         "y_marks": y.marks(),
         "sampled": points["sampled"],
-        "points": sorted(marks, key=lambda m: m["wrong"]),  # the mistakes on top
+        "points": sorted(marks, key=lambda m: m["wrong"]),  # misclassified rows on top
         "wrong": sum(m["wrong"] for m in marks),
     }
 
 
 def calibration_plot(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the share that was right against the probability that was given, with Wilson's intervals."""
+    """Return the share predicted correctly by predicted probability, with Wilson's intervals."""
     x, y = Axis(0, 1, LEFT + 10, RIGHT - 10), Axis(0, 1, BOTTOM - 10, TOP + 10)
     shown = []
     for each in bins:
@@ -117,7 +117,7 @@ def calibration_plot(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def history_plot(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the accuracy of the versions, oldest first, with Wilson's intervals."""
+    """Return the accuracy by version, oldest first, with Wilson's intervals."""
     intervals = [wilson(round(v["accuracy"] * v["rows"]), v["rows"]) for v in history]
     x = Axis(0, len(history) - 1, LEFT + 20, RIGHT - 20)
     y = Axis(min(low for low, _ in intervals), 1, BOTTOM - 10, TOP + 10)

@@ -1,4 +1,4 @@
-"""A version's report: one HTML file that needs nothing else, made from the manifest when the version is published.
+"""A version's report: one self-contained HTML file, rendered from the manifest when the version is published.
 
 `report.html` in this folder is the template, `figures.py` turns figures into texts and coordinates.
 """
@@ -30,13 +30,13 @@ from penguins.report.figures import (
 )
 from penguins.schema import COLUMNS, TARGET, Number
 
-# A report holds styles and inline pictures, and asks for nothing. Only a page of the same address may frame it.
+# A report holds inline styles and images, and loads nothing. Only pages of the same origin may frame it.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
 }
-# A matrix of more classes is unreadable, and larger than all the rest; the commonest mistakes stand in.
+# A matrix of more classes is unreadable, so the most frequent misclassifications are listed instead.
 CLASSES_IN_MATRIX = 20
 HEADLINES = {
     "cross-validation": "Cross-validated accuracy",
@@ -44,13 +44,13 @@ HEADLINES = {
     "held-out": "Held-out accuracy",
 }
 OUTCOMES = {
-    "first version": "the first version",
-    "no comparison": "compared with nothing",
+    "first version": "first version",
+    "no comparison": "no comparison",
     "too few rows": "too few rows to compare",
     "not worse": "not worse",
     "worse": "worse",
 }
-# By the population stability index: up to here it is noise, above the second another population.
+# Of the population stability index: up to the first it is noise, over the second another population.
 DRIFT_BOUNDS = (0.1, 0.25)
 
 
@@ -62,13 +62,13 @@ def render(
     Parameters
     ----------
     manifest : mapping
-        As `Registry.publish` hands it over.
+        As passed by `Registry.publish`.
     points : mapping or None
-        What `inspection.points` returned.
+        From `inspection.points`.
     earlier : sequence of mapping
-        What `accuracies` returned, newest first.
+        From `accuracies`, newest first.
     """
-    import jinja2  # Airflow brings it; the API, which only serves reports, does without
+    import jinja2  # comes with Airflow; the API only serves reports and does not need it
 
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -77,7 +77,7 @@ def render(
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     metrics, classes = manifest["metrics"], manifest["classes"]
     held_out = manifest["rows"]["test"]
-    right = sum(row[place] for place, row in enumerate(metrics["confusion_matrix"]))
+    right = sum(row[index] for index, row in enumerate(metrics["confusion_matrix"]))
     history = [*reversed(earlier), summary(manifest)]
     return template.render(
         manifest=manifest,
@@ -105,14 +105,14 @@ def render(
 
 
 def summary(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the history says of a version: its headline, or before there was one, its held-out accuracy."""
+    """Return a version's entry in the history: its headline, or the held-out accuracy if it has none yet."""
     held_out = {"accuracy": manifest["metrics"]["accuracy"], "rows": manifest["rows"]["test"], "method": "held-out"}
     headline = manifest["metrics"].get("headline", held_out)
     return {"version": manifest["version"], **{name: headline[name] for name in held_out}}
 
 
 def drift_rows(drift: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return each feature's stability index and what it means, the greatest first; nothing without a version before."""
+    """Return each feature's stability index and its meaning, largest first; empty without a previous version."""
     noise, other = DRIFT_BOUNDS
     return [
         {"name": name, "psi": psi, "means": "no change" if psi <= noise else "some" if psi <= other else "much"}
@@ -121,13 +121,13 @@ def drift_rows(drift: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def accuracies(registry: Registry) -> list[dict[str, Any]]:
-    """Return version, accuracy, rows and method of each version of this table that can be trusted, newest first."""
+    """Return version, accuracy, rows and method of each trusted version of this table, newest first."""
     trusted = []
     for version in registry.versions():
         try:
             manifest = registry.manifest(version)
             check_columns(manifest)
             trusted.append(summary(manifest))
-        except (RegistryError, ModelError, KeyError):  # spoilt, or of another table: the history does without
+        except (RegistryError, ModelError, KeyError):  # damaged, or of another table: left out of the history
             continue
     return trusted

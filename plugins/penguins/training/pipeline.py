@@ -1,4 +1,4 @@
-"""From the raw table to a trained pipeline: cleaning, split and fit."""
+"""From the raw table to a trained pipeline: cleaning, splitting and fitting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from penguins.progress import Progress
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 from penguins.training.cluster import VARIABLE, fit_forest
 
-# Of cross-validation: it puts at least one row of each class into each fold.
+# Of cross-validation; each fold needs at least one row of each class.
 FOLDS = 10
 ROWS_HASHED_AT_ONCE = 500_000
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def clean(raw: pa.Table) -> pa.Table:
-    """Return the rows to train on: without those that lack every measurement, as the API answers none of them."""
+    """Return the rows to train on: those with at least one measurement, which the API requires as well."""
     if not NUMBERS:
         return raw
     measured = [pc.is_valid(raw[c.name]) for c in NUMBERS]
@@ -59,7 +59,7 @@ def split(table: pa.Table, *, test_size: float, random_state: int) -> tuple[pa.T
 
 
 def row_keys(table: pa.Table) -> np.ndarray:
-    """Return a 64-bit hash of each row's features, shape (n_rows,): equal rows have equal keys, in every file."""
+    """Return a 64-bit hash of each row's features, shape (n_rows,): equal rows have equal keys in every file."""
     pieces = [
         pd.util.hash_pandas_object(feature_frame(table.slice(start, ROWS_HASHED_AT_ONCE)), index=False)
         for start in range(0, table.num_rows, ROWS_HASHED_AT_ONCE)
@@ -68,10 +68,10 @@ def row_keys(table: pa.Table) -> np.ndarray:
 
 
 def distinct_rows(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's group, and the first row of each group: rows with equal features are one.
+    """Return each row's group, and the first row of each group: rows with equal features form one group.
 
-    Where a class would have fewer groups than cross-validation has folds, such rows are no copies but the nature of the
-    table, as where it has a few categories alone. Then each row is a group of its own.
+    If a class had fewer groups than cross-validation has folds, equal rows are no duplicates but lie in the nature of
+    the table, for example one with only a few categories. Then each row is its own group.
 
     Returns
     -------
@@ -86,18 +86,18 @@ def distinct_rows(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     labels = label_codes(table)
     present = np.unique(labels)
     if np.bincount(labels[first], minlength=len(TARGET.values))[present].min() < FOLDS:
-        log.info("rows with the same features count one by one: by class there are too few that differ")
+        log.info("rows with equal features count one by one: a class has too few distinct rows")
         return every_row, every_row
     return groups, first
 
 
 def label_codes(table: pa.Table) -> np.ndarray:
-    """Return each row's target as its place in the schema's values, shape (n_rows,)."""
+    """Return each row's target as an index into the schema's values, shape (n_rows,)."""
     return table[TARGET.name].combine_chunks().indices.to_numpy()
 
 
 def feature_frame(table: pa.Table) -> pd.DataFrame:
-    """Return the features for a fit: float32 and pandas' categories, which are small, NaN for what is missing."""
+    """Return the features for a fit: float32 and pandas' categories, which are small, NaN for missing values."""
     return table.select([c.name for c in FEATURES]).to_pandas()
 
 
@@ -107,11 +107,11 @@ def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, ro
     Parameters
     ----------
     max_samples : int
-        Rows that a tree sees at most. It only limits a table that has more.
+        Maximum number of rows for each tree. It has no effect on a smaller table.
     rows : int
         Rows of the training table.
     """
-    # A feature that every row misses is kept, as a constant without information, so that it may come later.
+    # A feature that is missing in every row is kept, as a constant, so that requests may have it.
     numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
     categories = make_pipeline(
         SimpleImputer(strategy="most_frequent", keep_empty_features=True),
@@ -119,7 +119,7 @@ def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, ro
             categories=[list(c.values) for c in CATEGORIES],
             handle_unknown="ignore",
             sparse_output=False,
-            dtype=np.float32,  # what the trees take; a column of float64 would turn all others into it
+            dtype=np.float32,  # what the trees use; one float64 column would turn all others into it
         ),
     )
     columns = ColumnTransformer(
@@ -138,7 +138,7 @@ def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, ro
 
 
 def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
-    """Fit the pipeline in place and return its pickle, the same bytes for the same rows and seed."""
+    """Fit the pipeline in place and return its pickle: the same rows and seed give the same bytes."""
     labels = np.array(TARGET.values, dtype=object)[label_codes(train)]
     forest = pipeline.named_steps["forest"]
     progress = Progress("fitted", train.num_rows)
@@ -146,22 +146,22 @@ def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
     with nullcontext() if os.environ.get(VARIABLE) else _progress_of_trees(forest):
         fit_forest(forest, features, labels)
     progress.done()
-    forest.estimators_ = [_as_if_grown_alone(tree) for tree in forest.estimators_]
-    # Parallel predictions add up in any order, and so differ in the last bit.
+    forest.estimators_ = [_canonical_tree(tree) for tree in forest.estimators_]
+    # Parallel predictions are summed in any order, and so differ in the last bit.
     forest.n_jobs = None
     return pickle.dumps(pipeline, protocol=5)
 
 
-def _as_if_grown_alone(tree: DecisionTreeClassifier) -> DecisionTreeClassifier:
-    # Which strings trees share depends on the process that grew them, and shows in the pickle of the forest. Here each
-    # gets values of its own, and the names of its attributes from the one place where Python keeps such names.
+def _canonical_tree(tree: DecisionTreeClassifier) -> DecisionTreeClassifier:
+    # Which strings trees share depends on the process that grew them, and shows in the forest's pickle. Here each tree
+    # gets its own values, and interned attribute names.
     copy = pickle.loads(pickle.dumps(tree))  # noqa: S301 - our own
     copy.__dict__ = {sys.intern(name): value for name, value in vars(copy).items()}
     return copy
 
 
 class _TreeCounter(io.TextIOBase):
-    """Turns the lines that scikit-learn and joblib print about trees into our own, and lets all others through."""
+    """Turns the lines that scikit-learn and joblib print about trees into progress lines. Passes on all others."""
 
     def __init__(self, passed_on: TextIO, trees: int) -> None:
         self.passed_on, self.trees = passed_on, trees
@@ -185,7 +185,7 @@ class _TreeCounter(io.TextIOBase):
 
 @contextmanager
 def _progress_of_trees(forest: RandomForestClassifier) -> Iterator[None]:
-    forest.verbose = 2  # says each tree
+    forest.verbose = 2  # prints a line for each tree
     try:
         with (
             redirect_stdout(_TreeCounter(sys.stdout, forest.n_estimators)),

@@ -164,7 +164,7 @@ def test_another_version_of_a_library_is_refused_with_both_named(
     manifest["libraries"][name] = "0.99"
     with pytest.raises(ModelError) as caught:
         load_model(pickled, manifest)
-    assert f"trained under {name} 0.99, here is {version(name)}. Train again" in str(caught.value)
+    assert f"trained with {name} 0.99 (here {version(name)}). Train again" in str(caught.value)
 
 
 def test_every_library_that_differs_is_named(pickled: bytes, manifest: dict[str, Any]) -> None:
@@ -172,7 +172,7 @@ def test_every_library_that_differs_is_named(pickled: bytes, manifest: dict[str,
     del manifest["libraries"]["pandas"]
     with pytest.raises(ModelError) as caught:
         load_model(pickled, manifest)
-    assert f"numpy 1.0, here is {version('numpy')}; pandas None, here is {version('pandas')}" in str(caught.value)
+    assert f"numpy 1.0 (here {version('numpy')}), pandas None (here {version('pandas')})" in str(caught.value)
     assert "scikit-learn" not in str(caught.value)
 
 
@@ -205,7 +205,9 @@ def test_a_model_of_another_table_is_refused_and_both_are_named(
     pickled: bytes, manifest: dict[str, Any], change: Callable[[dict[str, Any]], None]
 ) -> None:
     change(manifest)
-    with pytest.raises(ModelError, match="trained on another table than plugins/penguins/schema") as caught:
+    with pytest.raises(
+        ModelError, match="trained on another table, not the one that plugins/penguins/schema"
+    ) as caught:
         load_model(pickled, manifest)
     assert "Trigger the DAG modelo_penguin" in str(caught.value)
 

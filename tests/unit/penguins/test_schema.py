@@ -117,11 +117,11 @@ def test_a_column_cannot_be_changed() -> None:
     ("changed", "said"),
     [
         ({"minimum": 300}, "minimum is 300 and maximum 300"),
-        ({"minimum": 301}, "a minimum under the maximum"),
+        ({"minimum": 301}, "the minimum must be below the maximum"),
         ({"maximum": float("inf")}, "both from -1e+15 to 1e+15"),
-        ({"minimum": float("nan")}, "a minimum under the maximum"),
+        ({"minimum": float("nan")}, "the minimum must be below the maximum"),
         ({"maximum": 2e15}, "both from -1e+15 to 1e+15"),
-        ({"example": 0}, "the example is 0; accepted is a number from 0.5 to 300 mm"),
+        ({"example": 0}, "the example is 0; it must be a number from 0.5 to 300 mm"),
     ],
     ids=str,
 )
@@ -140,8 +140,8 @@ def test_a_number_that_contradicts_itself_is_refused(changed: dict[str, Any], sa
         (("S", "NA", ""), "S", "Wrong here: ['NA', '']"),
         (("S", "NULL"), "S", "Wrong here: ['NULL']"),
         (("S", 1), "S", "Wrong here: [1]"),
-        ("S", "S", "its values are 'S'; accepted is a tuple: is a comma missing, as in ('S',)?"),
-        (("S", "M"), "L", "the example is 'L'; accepted is one of S, M"),
+        ("S", "S", "its values are 'S'; this must be a tuple: is a comma missing, as in ('S',)?"),
+        (("S", "M"), "L", "the example is 'L'; it must be one of S, M"),
     ],
     ids=str,
 )
@@ -154,24 +154,27 @@ def test_a_category_that_contradicts_itself_is_refused(values: Any, example: str
 SIZE = Category(name="size", description="", values=("S", "M"), example="S", required=True)
 LENGTH = Number(name="length", description="", unit="", minimum=0, maximum=1, example=0)
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "no such target": ({"TARGET_NAME": "weight"}, "TARGET_NAME is 'weight'; accepted is the name of a Category"),
+    "no such target": ({"TARGET_NAME": "weight"}, "TARGET_NAME is 'weight'; it must be the name of a Category"),
     "a number": ({"TARGET_NAME": "length"}, "TARGET_NAME is 'length'"),
-    "not required": ({"COLUMNS": (LENGTH, dataclasses.replace(SIZE, required=False))}, "Here: none"),
+    "not required": ({"COLUMNS": (LENGTH, dataclasses.replace(SIZE, required=False))}, "Candidates here: none"),
     "an answer's name": (
         {"TARGET_NAME": "probabilities", "COLUMNS": (LENGTH, dataclasses.replace(SIZE, name="probabilities"))},
         "not called probabilities or model_version",
     ),
     "the target alone": ({"COLUMNS": (SIZE,)}, "no column to predict size from"),
-    "a name twice": ({"COLUMNS": (LENGTH, dataclasses.replace(LENGTH, name="LENGTH"), SIZE)}, "taken (row_id): length"),
+    "a name twice": (
+        {"COLUMNS": (LENGTH, dataclasses.replace(LENGTH, name="LENGTH"), SIZE)},
+        "or reserved (row_id): length",
+    ),
     "the table's own name": (
         {"COLUMNS": (dataclasses.replace(LENGTH, name="Row_ID"), SIZE)},
-        "given twice, or taken (row_id): row_id",
+        "duplicate column names, or reserved (row_id): row_id",
     ),
-    "a comma too few": ({"MISSING": ("unknown")}, "MISSING is 'unknown'; accepted is a tuple"),
-    "a number for missing": ({"MISSING": (-1,)}, "MISSING holds [-1]; accepted are strings"),
-    "a table's name": ({"TABLE": "2024_sizes"}, "TABLE '2024_sizes': accepted is a letter, then up to 62"),
+    "a comma too few": ({"MISSING": ("unknown")}, "MISSING is 'unknown'; this must be a tuple"),
+    "a number for missing": ({"MISSING": (-1,)}, "MISSING holds [-1]; it must hold strings"),
+    "a table's name": ({"TABLE": "2024_sizes"}, "TABLE '2024_sizes': it must be a letter, then up to 62"),
     "a table's long name": ({"TABLE": "t" * 64}, "up to 62 letters"),
-    "a quote for missing": ({"MISSING": ("n'a",)}, """MISSING holds ["n'a"]; accepted are strings without quotes"""),
+    "a quote for missing": ({"MISSING": ("n'a",)}, """MISSING holds ["n'a"]; it must hold strings without quotes"""),
 }
 
 

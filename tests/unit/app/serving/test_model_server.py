@@ -185,7 +185,7 @@ def test_a_start_with_nothing_but_bad_versions_gives_the_reason(
     version = publish()["version"]
     spoil(registry, version)
     server.refresh()
-    with pytest.raises(ModelNotReadyError, match=rf"{version}: its pickle's sha256"):
+    with pytest.raises(ModelNotReadyError, match=rf"{version}: the sha256 of its pickle"):
         server.require()
 
 

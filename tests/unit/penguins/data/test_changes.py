@@ -28,22 +28,22 @@ def manifest_of(**histograms: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"rows": 171}, "it has 171 rows, v was trained on a file of 344: less than min_rows_share 0.5"),
+        ({"rows": 171}, "it has 171 rows, but v was trained on a file of 344: less than min_rows_share 0.5"),
         (
             {"class_counts": {"Adelie": 151, "Gentoo": 123}},
-            "no row has the species Chinstrap, v was trained on 68 of them",
+            "no row has the species Chinstrap, but v was trained on 68 of them",
         ),
-        ({"constant": {"body_mass_g": "4000"}}, "the column body_mass_g is 4000 in every row that has it, v was"),
+        ({"constant": {"body_mass_g": "4000"}}, "the column body_mass_g is 4000 in every row that has it, but v was"),
         (
             {"constant": {"body_mass_g": None}},
-            "the column body_mass_g is missing in every row, v was trained on rows of",
+            "the column body_mass_g is missing in every row, but v was trained on rows of",
         ),
     ],
 )
 def test_a_file_that_shrank_or_lost_a_class_or_a_column_is_refused(changed: dict[str, Any], said: str) -> None:
     check_data(source(), manifest_of(), min_rows_share=0.5)
     with pytest.raises(
-        DataChangedError, match="is not like the file that the serving version was trained on"
+        DataChangedError, match="differs too much from the file that the serving version was trained on"
     ) as raised:
         check_data(source(**changed), manifest_of(), min_rows_share=0.5)
     assert said in str(raised.value)
@@ -74,5 +74,5 @@ def test_what_was_constant_before_may_stay_so_and_what_was_missing_may_as_well()
 def test_a_version_from_before_these_facts_still_has_its_classes() -> None:
     manifest = manifest_of()
     del manifest["data"]["class_counts"]
-    with pytest.raises(DataChangedError, match="no row has the species Adelie, v was trained on some"):
+    with pytest.raises(DataChangedError, match="no row has the species Adelie, but v was trained on some"):
         check_data(source(class_counts={"Chinstrap": 68, "Gentoo": 123}), manifest, min_rows_share=0.5)

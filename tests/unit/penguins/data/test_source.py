@@ -164,7 +164,7 @@ def test_a_wrong_header_is_named_with_the_expected_one(refusal: Refusal) -> None
     said = refusal(text_of(*GOOD, header=HEADER.replace("body_mass_g", "body_mass_kg")))
     assert "line 1: the header is 'species','island'" in said
     assert "'body_mass_kg'" in said
-    assert f"expected is {HEADER}" in said
+    assert f"expected {HEADER}" in said
 
 
 @pytest.mark.parametrize(
@@ -184,14 +184,14 @@ def test_a_wrong_header_is_named_with_the_expected_one(refusal: Refusal) -> None
 def test_any_other_header_is_refused(refusal: Refusal, header: str) -> None:
     said = refusal(text_of(*GOOD, header=header))
     assert "line 1: the header is" in said
-    assert f"expected is {HEADER}" in said
+    assert f"expected {HEADER}" in said
 
 
 @pytest.mark.parametrize("content", [b"", codecs.BOM_UTF8], ids=["nothing", "BOM only"])
 def test_an_empty_file_is_said_to_be_empty(refusal: Refusal, content: bytes) -> None:
     said = refusal(content)
     assert "line 1: the header is nothing: the file is empty" in said
-    assert f"expected is {HEADER}" in said
+    assert f"expected {HEADER}" in said
 
 
 def test_a_header_without_rows_has_too_few_classes(refusal: Refusal) -> None:
@@ -201,7 +201,7 @@ def test_a_header_without_rows_has_too_few_classes(refusal: Refusal) -> None:
 
 
 def test_another_encoding_is_refused_at_its_header(refusal: Refusal) -> None:
-    assert f"expected is {HEADER}" in refusal(text_of(*GOOD).encode("utf-16"))
+    assert f"expected {HEADER}" in refusal(text_of(*GOOD).encode("utf-16"))
 
 
 # The rows.
@@ -265,7 +265,10 @@ def test_a_missing_target_is_refused(refusal: Refusal, token: str) -> None:
 
 def test_a_missing_required_feature_is_refused(refusal: Refusal) -> None:
     said = refusal(text_of(*GOOD, ADELIE.replace("Torgersen", "NA")))
-    assert "line 32, column island: 'NA'; the rule is that a value is there (one of Biscoe, Dream, Torgersen)" in said
+    assert (
+        "line 32, column island: 'NA'; the rule is that a value must be present (one of Biscoe, Dream, Torgersen)"
+        in said
+    )
 
 
 def test_every_bad_value_of_a_row_is_named(refusal: Refusal) -> None:
@@ -411,8 +414,8 @@ def test_remembered_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mixed_line_ends_are_named_by_line(refusal: Refusal, first: str, other: str) -> None:
     lines = text_of(*GOOD).replace("\n", first).split(first)
     said = refusal(first.join(lines[:5]) + other + first.join(lines[5:]))
-    assert "line 5: the line ends differ from line 1's" in said
-    assert "Accepted is LF or CRLF, the same throughout" in said
+    assert "line 5: the line ending differs from line 1's" in said
+    assert "Save the file with LF throughout, or with CRLF throughout" in said
 
 
 def test_line_ends_of_cr_alone_are_refused(refusal: Refusal) -> None:
@@ -476,12 +479,12 @@ def test_one_class_is_too_few(refusal: Refusal) -> None:
 def test_a_class_with_nine_rows_is_too_small(refusal: Refusal) -> None:
     said = refusal(text_of(*[ADELIE] * 20, *[CHINSTRAP] * 9, *[GENTOO] * 10))
     assert "Adelie: 20, Chinstrap: 9, Gentoo: 10" in said
-    assert "needs 10, too few are of Chinstrap" in said
+    assert "needs 10; too few rows are of Chinstrap" in said
 
 
 def test_rows_without_a_measurement_do_not_help_a_small_class(refusal: Refusal) -> None:
     empty = "Chinstrap,Dream,NA,NA,NA,NA,MALE"
-    assert "too few are of Chinstrap" in refusal(text_of(*[ADELIE] * 20, *[CHINSTRAP] * 9, empty))
+    assert "too few rows are of Chinstrap" in refusal(text_of(*[ADELIE] * 20, *[CHINSTRAP] * 9, empty))
 
 
 def test_a_test_size_that_holds_out_too_few_rows_is_refused(refusal: Refusal) -> None:

@@ -101,7 +101,7 @@ def test_another_type_of_connection_is_refused_with_the_accepted_ones() -> None:
 
     with pytest.raises(WarehouseError) as caught:
         open_warehouse(OracleHook())
-    assert "type is oracle; accepted are mysql and sqlite" in str(caught.value)
+    assert "type is oracle; it must be mysql or sqlite" in str(caught.value)
 
 
 # Quoting.
@@ -173,7 +173,7 @@ def test_a_system_schema_is_refused_before_anything_is_asked_of_the_server(
     with pytest.raises(WarehouseError) as caught:
         unreachable(schema).drop_schema(drop_foreign=drop_foreign)
     assert f"mysql_default names the system schema {schema}" in str(caught.value)
-    assert "accepted is a schema of its own" in str(caught.value)
+    assert "it must name a schema of its own" in str(caught.value)
     assert "Admin > Connections" in str(caught.value)
 
 
@@ -391,13 +391,13 @@ def test_another_number_of_rows_than_was_loaded_is_refused_and_both_are_named(
 ) -> None:
     warehouse.create_raw_table()
     warehouse.load(source)
-    with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, and {expected} were loaded"):
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, but {expected} were loaded"):
         warehouse.read(expected)
 
 
 def test_a_table_that_was_emptied_since_the_load_is_refused(warehouse: Warehouse) -> None:
     warehouse.create_raw_table()
-    with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, and 344 were loaded"):
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, but 344 were loaded"):
         warehouse.read(344)
 
 
@@ -414,7 +414,7 @@ def test_an_unknown_category_is_refused_with_its_column_and_rule(
     query(warehouse, f"UPDATE {TABLE} SET {column} = '{value}' WHERE row_id = 200")
     with pytest.raises(WarehouseError) as caught:
         warehouse.read(344)
-    assert f"{TABLE} holds {value!r} in the column {column}; accepted is {rule}" in str(caught.value)
+    assert f"{TABLE} holds {value!r} in the column {column}; it must be {rule}" in str(caught.value)
 
 
 def test_a_load_says_how_many_rows_are_done(
@@ -489,7 +489,7 @@ def test_a_row_count_that_differs_is_named_and_keeps_what_was_there(
     before = warehouse.read(1)
     with pytest.raises(LoadError) as caught:
         warehouse.load(dataclasses.replace(source, rows=said))
-    assert f"would hold 344 rows and the file has {said}. Nothing was committed" in str(caught.value)
+    assert f"would hold 344 rows, but the file has {said}. Nothing was committed" in str(caught.value)
     assert warehouse.read(1).equals(before)
 
 

@@ -1,4 +1,4 @@
-"""The serving version as a rival, on rows that neither model was trained on."""
+"""The serving version as a baseline, on rows that neither model was trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from models import Tables, evaluate_here, fitted, publish_evaluated, unseen_here, with_random_labels
 from penguins.evaluation.comparison import compare_with_serving
-from penguins.evaluation.gate import MIN_ROWS, Rival
+from penguins.evaluation.gate import MIN_ROWS, Baseline
 from penguins.evaluation.predictions import Predictions
 from penguins.evaluation.scores import predict_unseen
 from penguins.registry import PROJECT, Registry
@@ -67,9 +67,9 @@ def test_rows_that_only_one_file_has_are_not_compared(
     """The serving model may know what is left of a row in which a value was changed: it would not be a fair judge."""
     train, test = penguins_tables
     moved = table_of(frame_of(test).assign(body_mass_g=lambda f: f["body_mass_g"] + 1))
-    rival = compare_with_serving(registry, predict_unseen(fitted(train), train, moved, 0)[0])
-    assert rival.comparison is not None
-    assert (rival.comparison.rows, rival.note) == (273, "")
+    baseline = compare_with_serving(registry, predict_unseen(fitted(train), train, moved, 0)[0])
+    assert baseline.comparison is not None
+    assert (baseline.comparison.rows, baseline.note) == (273, "")
 
 
 def test_it_is_said_where_the_serving_model_fails_on_rows_that_are_new_to_it(
@@ -78,9 +78,9 @@ def test_it_is_said_where_the_serving_model_fails_on_rows_that_are_new_to_it(
     train, test = penguins_tables
     new = frame_of(test).assign(body_mass_g=lambda f: f["body_mass_g"] + 1)
     wrong = table_of(new.assign(species="Adelie"))
-    rival = compare_with_serving(registry, predict_unseen(fitted(train), train, wrong, 0)[0])
+    baseline = compare_with_serving(registry, predict_unseen(fitted(train), train, wrong, 0)[0])
     right_on_new = (pickle.loads(registry.read(serving["version"])[1]).predict(new) == "Adelie").mean()
-    assert f"is right on {right_on_new:.1%} of the 69 rows that are new to it" in rival.note
+    assert f"is right on {right_on_new:.1%} of the 69 rows that are new to it" in baseline.note
 
 
 def test_few_rows_in_common_do_not_tell_and_min_accuracy_decides(
@@ -122,7 +122,7 @@ def spoil_predictions(registry: Registry, version: str) -> None:
         (spoil_key, "signature does not match"),
         (remove_manifest, "manifest cannot be read"),
         (spoil_pointer, "'../../etc' is not a version"),
-        (spoil_predictions, "its predictions's sha256 is"),
+        (spoil_predictions, "the sha256 of its predictions is"),
     ],
 )
 def test_why_the_serving_version_cannot_be_judged_is_said(
@@ -137,7 +137,7 @@ def test_why_the_serving_version_cannot_be_judged_is_said(
     spoil(registry, serving["version"])
     gate = evaluate_here(trained[0], penguins_tables, registry)["metrics"]["gate"]
     assert (gate["passed"], gate["outcome"], gate["comparison"]) == (True, "no comparison", None)
-    assert "Compared with nothing" in gate["reason"]
+    assert "No comparison" in gate["reason"]
     assert said in gate["reason"]
     assert not evaluate_here(poor, penguins_tables, registry)["metrics"]["gate"]["passed"]  # min_accuracy holds
 
@@ -161,9 +161,9 @@ def test_a_version_from_before_is_compared_with_nothing_once(
     penguins_tables: Tables, trained: Trained, registry: Registry, publish: Publish
 ) -> None:
     version = publish()["version"]  # without predictions
-    rival = compare_with_serving(registry, unseen_here(penguins_tables, trained[0]))
-    assert rival == Rival(version, note=rival.note)
-    assert "was published before versions kept what a comparison needs" in rival.note
+    baseline = compare_with_serving(registry, unseen_here(penguins_tables, trained[0]))
+    assert baseline == Baseline(version, note=baseline.note)
+    assert "was published before versions kept the predictions that a comparison needs" in baseline.note
     publish_evaluated(trained[0], penguins_tables, registry)
     assert compare_with_serving(registry, unseen_here(penguins_tables, trained[0])).comparison is not None
 
@@ -191,11 +191,11 @@ def test_new_rows_cannot_be_tried_on_a_pickle_that_was_replaced_and_it_is_never_
     (registry.root / serving["version"] / "model.pkl").write_bytes(bad)
     train, test = penguins_tables
     moved = table_of(frame_of(test).assign(body_mass_g=lambda f: f["body_mass_g"] + 1))
-    rival = compare_with_serving(registry, unseen_here((train, moved), trained[0]))
-    assert rival.comparison is not None
-    assert rival.comparison.rows == 273
-    assert "on 69 rows that are new to" in rival.note
-    assert "sha256" in rival.note
+    baseline = compare_with_serving(registry, unseen_here((train, moved), trained[0]))
+    assert baseline.comparison is not None
+    assert baseline.comparison.rows == 273
+    assert "cannot be tested on the 69 rows that are new to it" in baseline.note
+    assert "sha256" in baseline.note
     assert not (tmp_path / "opened").exists()
 
 
@@ -211,6 +211,6 @@ def test_rows_that_every_tree_was_shown_are_known_and_not_judged(
     assert (len(unseen.predictions.keys), unseen.predictions.judged.sum()) == (342, 69)
     metrics = publish_evaluated(pickled, (copies, test), registry)["metrics"]
     assert metrics["headline"]["method"] == "held-out"
-    rival = compare_with_serving(registry, unseen_here(penguins_tables, trained[0]))
-    assert rival.comparison is not None
-    assert (rival.comparison.rows, rival.note) == (69, "")
+    baseline = compare_with_serving(registry, unseen_here(penguins_tables, trained[0]))
+    assert baseline.comparison is not None
+    assert (baseline.comparison.rows, baseline.note) == (69, "")

@@ -44,7 +44,7 @@ def test_min_accuracy_is_held_against_cross_validation(
 ) -> None:
     gate = evaluate_here(trained[0], penguins_tables, registry, min_accuracy=0.999)["metrics"]["gate"]
     assert not gate["passed"]
-    assert "(cross-validation, 342 rows) is under min_accuracy 0.999" in gate["reason"]
+    assert "(cross-validation, 342 rows) is below min_accuracy 0.999" in gate["reason"]
 
 
 def test_the_facts_are_those_of_a_manifest(trained: Trained) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from penguins.evaluation.gate import Accuracy, Comparison, Rival, judge, wilson
+from penguins.evaluation.gate import Accuracy, Baseline, Comparison, judge, wilson
 
 
 def pairs(both: int, only_new: int, only_serving: int, neither: int = 0) -> Comparison:
@@ -75,44 +75,44 @@ LIMITS = {"min_accuracy": 0.9, "max_accuracy_drop": 0.02}
 
 
 def test_under_min_accuracy_fails_also_against_a_worse_serving_version() -> None:
-    verdict = judge(Accuracy("cross-validation", 300, 342), Rival("v", comparison=pairs(200, 100, 0, 42)), **LIMITS)
+    verdict = judge(Accuracy("cross-validation", 300, 342), Baseline("v", comparison=pairs(200, 100, 0, 42)), **LIMITS)
     assert not verdict.passed
-    assert verdict.reason == "accuracy 0.8772 (cross-validation, 342 rows) is under min_accuracy 0.9"
+    assert verdict.reason == "accuracy 0.8772 (cross-validation, 342 rows) is below min_accuracy 0.9"
 
 
 def test_min_accuracy_itself_passes() -> None:
-    assert judge(Accuracy("held-out", 90, 100), Rival(), **LIMITS).passed
+    assert judge(Accuracy("held-out", 90, 100), Baseline(), **LIMITS).passed
 
 
 def test_a_worse_model_fails_and_every_figure_is_named() -> None:
-    verdict = judge(GOOD, Rival("20260101T000000Z-00000000", comparison=pairs(330, 0, 12)), **LIMITS)
+    verdict = judge(GOOD, Baseline("20260101T000000Z-00000000", comparison=pairs(330, 0, 12)), **LIMITS)
     assert (verdict.passed, verdict.outcome, verdict.serving_accuracy) == (False, "worse", 1)
     for said in (
         "worse than the serving version 20260101T000000Z-00000000",
         "on 342 rows that neither was trained on",
         "the new model is right on 330",
-        "alone is right on 0",
-        "alone on 12",
+        "only the new model is right on 0",
+        "only the serving version 20260101T000000Z-00000000 on 12",
         "-3.51 percentage points",
         "max_accuracy_drop 0.02",
-        "chance alone would do it in 0.024 of 100 cases",
+        "chance alone would explain it in 0.024 of 100 cases",
     ):
         assert said in verdict.reason, said
 
 
 def test_a_model_that_is_not_worse_passes_and_says_how_sure_that_is() -> None:
     comparison = pairs(358, 2, 2, 1)
-    verdict = judge(GOOD, Rival("v", note="a note", comparison=comparison), **LIMITS)
+    verdict = judge(GOOD, Baseline("v", note="a note", comparison=comparison), **LIMITS)
     assert (verdict.passed, verdict.outcome, verdict.note) == (True, "not worse", "a note")
     assert "on 363 rows that neither was trained on, the new model is right on 360" in verdict.reason
-    assert "between -1.20 and +1.20" in verdict.reason
+    assert "(95 % interval -1.20 to +1.20)" in verdict.reason
     json.dumps(asdict(verdict), allow_nan=False)
 
 
 def test_why_there_is_no_comparison_is_said() -> None:
-    verdict = judge(GOOD, Rival(outcome="first version", note="no version serves yet"), **LIMITS)
+    verdict = judge(GOOD, Baseline(outcome="first version", note="no version serves yet"), **LIMITS)
     assert verdict.passed
-    assert verdict.reason.endswith("Compared with nothing: no version serves yet")
+    assert verdict.reason.endswith("No comparison: no version serves yet")
 
 
 @pytest.mark.parametrize(

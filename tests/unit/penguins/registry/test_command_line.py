@@ -87,7 +87,7 @@ def test_list_says_that_the_serving_version_is_gone(registry: Registry, publish:
     code, output, errors = command("list")
     assert code == 1
     assert cells(output)[1][0] == version
-    assert errors == f"the serving version {gone} is not there\n"
+    assert errors == f"the serving version {gone} is missing\n"
 
 
 def test_what_a_manifest_says_is_never_read_as_markup(published: Callable[..., str], command: Command) -> None:
@@ -194,7 +194,7 @@ def test_diff_of_the_same_model_says_that_nothing_differs(publish: Publish, comm
     a, b = publish()["version"], publish()["version"]
     assert command("diff", a, b) == (
         0,
-        f"Nothing differs between {a} and {b} but the time and the run: the pickles are the same.\n",
+        f"{a} and {b} differ only in time and run: the pickles are the same.\n",
         "",
     )
 
@@ -207,8 +207,8 @@ def test_diff_compares_the_versions_row_by_row(registry: Registry, trained: Trai
     _, output, errors = command("diff", a, b)
     assert errors == ""
     assert (
-        f"on 180 rows that neither was trained on, {b} is right on 176 and {a} on 177; {b} alone is right on 3, {a} "
-        in output
+        f"on 180 rows that neither was trained on, {b} is right on 176 and {a} on 177; "
+        f"only {b} is right on 3, only {a} " in output
     )
 
 
@@ -257,7 +257,7 @@ def test_a_version_that_is_not_there_is_refused_with_those_that_are(
     code, output, errors = command(*arguments)
     assert (code, output) == (1, "")
     assert f"there is no version {arguments[-1]!r}" in errors
-    assert f"accepted are `current` or one of {versions[1]}, {versions[0]}" in errors
+    assert f"it must be `current` or one of {versions[1]}, {versions[0]}" in errors
     assert "`python -m penguins.registry list` shows them" in errors
 
 

@@ -184,7 +184,7 @@ def test_predictions_are_kept_signed_and_read_as_they_were_published(registry: R
     assert registry.predictions(version) == b"kept"
     assert registry.manifest(version)["predictions_sha256"] == hashlib.sha256(b"kept").hexdigest()
     (registry.root / version / "predictions.parquet").write_bytes(b"others")
-    with pytest.raises(RegistryError, match="its predictions's sha256 is"):
+    with pytest.raises(RegistryError, match="the sha256 of its predictions is"):
         registry.predictions(version)
 
 
@@ -213,7 +213,7 @@ def test_a_report_that_was_put_beside_an_older_version_is_not_served(registry: R
 def test_a_report_that_was_changed_is_refused(registry: Registry, trained: Trained) -> None:
     version = publish_with_report(registry, trained)["version"]
     (registry.root / version / "report.html").write_bytes(b"<p>retort</p>")
-    with pytest.raises(RegistryError, match=r"its report's sha256 is .*changed after publishing"):
+    with pytest.raises(RegistryError, match=r"the sha256 of its report is .*changed after publishing"):
         registry.report(version)
 
 
@@ -332,7 +332,9 @@ def test_a_changed_pickle_is_refused_with_both_checksums(
     manifest = publish()
     path = pickle_of(registry, manifest["version"])
     path.write_bytes(change(path.read_bytes()))
-    assert_refused(registry, manifest["version"], f"sha256 is {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    assert_refused(
+        registry, manifest["version"], f"the sha256 of its pickle is {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    )
     assert_refused(registry, manifest["version"], f"the manifest says {manifest['sha256']}")
     assert_refused(registry, manifest["version"], "activate another version")
 
@@ -346,7 +348,7 @@ def test_a_missing_pickle_is_refused(registry: Registry, publish: Publish) -> No
 def test_the_pickle_of_another_version_is_refused(registry: Registry, publish: Publish, other: bytes) -> None:
     first, second = publish()["version"], registry.publish(other, {})["version"]
     shutil.copy(pickle_of(registry, first), pickle_of(registry, second))
-    assert_refused(registry, second, f"sha256 is {registry.manifest(first)['sha256']}")
+    assert_refused(registry, second, f"the sha256 of its pickle is {registry.manifest(first)['sha256']}")
 
 
 def test_the_manifest_of_another_version_is_refused(registry: Registry, publish: Publish) -> None:
@@ -469,7 +471,7 @@ def test_a_pickle_that_was_put_in_place_is_never_opened(
     version = publish()["version"]
     pickle_of(registry, version).write_bytes(bad)
     environment(registry)
-    assert_refused(registry, version, f"sha256 is {hashlib.sha256(bad).hexdigest()}")
+    assert_refused(registry, version, f"the sha256 of its pickle is {hashlib.sha256(bad).hexdigest()}")
     with pytest.raises(RegistryError):
         registry.activate(version)
     for command in (["list"], ["verify"], ["activate", version]):
@@ -497,7 +499,7 @@ def test_a_short_key_is_refused_with_its_length(registry: Registry, publish: Pub
     registry.key_file.write_text("k" * length)
     with pytest.raises(RegistryError) as caught:
         publish()
-    assert f"{registry.key_file} has {length} bytes; accepted are 32 or more" in str(caught.value)
+    assert f"{registry.key_file} has {length} bytes; it must have 32 or more" in str(caught.value)
     assert registry.versions() == []
 
 
@@ -690,7 +692,7 @@ def test_a_full_disk_is_said_and_what_serves_goes_on(registry: Registry, publish
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(other) // 2, hard))  # a real write that fails half way
     try:
-        with pytest.raises(RegistryError, match=r"cannot be written: File too large.*make room") as caught:
+        with pytest.raises(RegistryError, match=r"cannot be written: File too large.*free some space") as caught:
             registry.publish(other, {"metrics": {}})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -865,7 +867,7 @@ def test_verify_names_a_damaged_version_and_fails(registry: Registry, publish: P
     code, lines, _ = command("verify")
     assert code == 1
     assert lines[0].startswith(f"* {serving}  accuracy")
-    assert lines[1].startswith(f"  {damaged}  BAD: version {damaged}: its pickle's sha256 is")
+    assert lines[1].startswith(f"  {damaged}  BAD: version {damaged}: the sha256 of its pickle is")
 
 
 def test_verify_names_a_version_whose_report_was_changed(
@@ -876,7 +878,7 @@ def test_verify_names_a_version_whose_report_was_changed(
     (registry.root / version / "report.html").write_text("<p>forged</p>")
     code, lines, _ = command("verify")
     assert code == 1
-    assert lines[0].startswith(f"* {version}  BAD: version {version}: its report's sha256 is")
+    assert lines[0].startswith(f"* {version}  BAD: version {version}: the sha256 of its report is")
 
 
 def test_verify_prints_a_manifest_that_was_changed_as_bad(
@@ -896,7 +898,7 @@ def test_verify_says_that_the_serving_version_is_gone(registry: Registry, publis
     code, lines, errors = command("verify")
     assert code == 1
     assert [line[:2] + line[2:].split()[0] for line in lines] == [f"  {version}"]
-    assert errors == f"the serving version {gone} is not there\n"
+    assert errors == f"the serving version {gone} is missing\n"
 
 
 @pytest.mark.parametrize("name", ["list", "verify"])
@@ -931,7 +933,7 @@ def test_activate_on_the_command_line_refuses_a_damaged_version(
     pickle_of(registry, damaged).write_bytes(b"")
     code, lines, errors = command("activate", damaged)
     assert (code, lines) == (1, [])
-    assert f"version {damaged}: its pickle's sha256" in errors
+    assert f"version {damaged}: the sha256 of its pickle" in errors
     assert registry.current() == serving
 
 

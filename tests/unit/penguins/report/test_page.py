@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from penguins.evaluation.gate import Accuracy, Comparison, Rival, judge
+from penguins.evaluation.gate import Accuracy, Baseline, Comparison, judge
 from penguins.registry import Registry
 from penguins.report import figures
 from penguins.report import page as page_module
@@ -203,7 +203,7 @@ def test_the_page_says_what_the_manifest_says(manifest: dict[str, Any]) -> None:
         "csv_path penguins_size.csv",
         f"scikit-learn {manifest['libraries']['scikit-learn']}",
         "20260101T000000Z-aaaaaaaa 90.0 % 50 held-out",
-        "3 of the 69 held-out rows (those that have both); 1 of them mistaken",
+        "3 of the 69 held-out rows (those that have both); 1 of them misclassified",
     ):
         assert said in text, said
     for name, missing in manifest["data"]["missing"].items():
@@ -227,8 +227,8 @@ def test_the_headline_is_the_figure_of_more_rows(manifest: dict[str, Any], rows:
 def test_the_comparison_with_the_serving_version_is_in_words_and_in_figures(manifest: dict[str, Any]) -> None:
     comparison = Comparison(rows=342, right=330, serving_right=341, only_right=1, only_serving_right=12)
     limits = {"min_accuracy": 0.9, "max_accuracy_drop": 0.02}
-    rival = Rival("20250101T000000Z-bbbbbbbb", note="The file is odd", comparison=comparison)
-    gate = asdict(judge(Accuracy("cross-validation", 330, 342), rival, **limits))
+    baseline = Baseline("20250101T000000Z-bbbbbbbb", note="The file is odd", comparison=comparison)
+    gate = asdict(judge(Accuracy("cross-validation", 330, 342), baseline, **limits))
     page = page_of({**manifest, "metrics": {**manifest["metrics"], "gate": gate}})
     assert_accessible(page)
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
@@ -237,14 +237,14 @@ def test_the_comparison_with_the_serving_version_is_in_words_and_in_figures(mani
         "The file is odd",
         "Gate not passed worse",
         "by this version 330",
-        "by the serving version alone 12",
+        "by the serving version only 12",
         "difference in accuracy, 95 % interval -3.2 %, -5.3 % to -1.1 %",
-        f"(McNemar, one-sided) {comparison.p_value:.3g}",
-        "under 90.0 %",
+        f"p-value (McNemar's exact test, one-sided) {comparison.p_value:.3g}",
+        "below 90.0 %",
         "by more than 2.0 %",
     ):
         assert said in text, said
-    assert "by the serving version alone" not in page_of(manifest).text
+    assert "by the serving version only" not in page_of(manifest).text
 
 
 def test_the_drift_is_a_table_with_the_greatest_first(manifest: dict[str, Any]) -> None:
@@ -361,7 +361,7 @@ def test_any_number_of_classes_and_columns_stays_readable_and_small(
     assert_accessible(page)
     assert ("too many for a matrix" in page.text) == (classes > 20)
     assert "The 40 strongest of 100 columns" in page.text
-    assert "change places among 100 of the held-out rows, a random sample" in page.text
+    assert "are shuffled among 100 of the held-out rows, a random sample" in page.text
     assert "(a random sample of those that have both)" in page.text
     marks = {
         (a.get("href"), (a.get("class") or "").removeprefix("mark ")) for a in page.all("use") if a.get("x") is None
