@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,26 @@ def wait_for(ready: Callable[[], Any], seconds: float = 90) -> Any:
     return value
 
 
+def logged_in(airflow_url: str) -> httpx2.Client:
+    airflow = httpx2.Client(base_url=airflow_url, timeout=30)
+    token = airflow.post("/auth/token", json={"username": "airflow", "password": "airflow"}).json()["access_token"]
+    airflow.headers["Authorization"] = f"Bearer {token}"
+    return airflow
+
+
+@contextmanager
+def query(mysql_url: str, sql: str) -> Iterator[Any]:
+    import mysql.connector
+
+    to = connection_of(mysql_url)
+    with mysql.connector.connect(
+        host=to["host"], port=to["port"], user=to["login"], password=to["password"], database=to["schema"]
+    ) as database:
+        cursor = database.cursor()
+        cursor.execute(sql)
+        yield cursor
+
+
 def assert_another_dag_is_triggered_by_the_asset(airflow: httpx2.Client, info: dict[str, Any]) -> None:
     def ended() -> Any:
         runs = airflow.get("/api/v2/dags/listener/dagRuns").json().get("dag_runs", [])
@@ -140,9 +161,7 @@ def assert_airflow_shows_the_report_to_users(airflow: httpx2.Client, api_url: st
     assert link == f"/plugin/model-report/model-report/{info['version']}"
 
 
-def test_a_first_start_trains_and_serves_and_a_second_one_reuses_the_model(
-    start_process: Start, copy: Path, ports: dict[str, str]
-) -> None:
+def test_a_first_start_trains_and_serves(start_process: Start, copy: Path, ports: dict[str, str]) -> None:
     (copy / "dags" / "listener.py").write_text(LISTENER)
     launcher = launch(start_process, copy, ports)
     output = output_until_ready(launcher)
@@ -153,9 +172,7 @@ def test_a_first_start_trains_and_serves_and_a_second_one_reuses_the_model(
     assert info["accuracy"] >= 0.95
     assert httpx2.post(f"{api_url}/predict", json=EXAMPLE).json()["species"] == "Gentoo"
 
-    airflow = httpx2.Client(base_url=airflow_url)
-    token = airflow.post("/auth/token", json={"username": "airflow", "password": "airflow"}).json()["access_token"]
-    airflow.headers["Authorization"] = f"Bearer {token}"
+    airflow = logged_in(airflow_url)
     run = f"/api/v2/dags/modelo_penguin/dagRuns/{info['dag_run_id']}"
     assert airflow.get(run).json()["state"] == "success"
     instances = airflow.get(f"{run}/taskInstances").json()["task_instances"]
@@ -178,29 +195,28 @@ def test_a_first_start_trains_and_serves_and_a_second_one_reuses_the_model(
 
     stop(launcher, signal.SIGINT, copy)
 
-    again = launch(start_process, copy, ports)
-    assert "Training" not in output_until_ready(again)
-    assert httpx2.get(f"{api_url}/model-info").json()["version"] == info["version"]
-    stop(again, signal.SIGTERM, copy)
 
-
-def test_a_mysql_server_takes_the_place_of_sqlite(
-    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str], mysql_url: str
+def test_a_second_start_reuses_the_model_and_a_mysql_server_takes_the_place_of_sqlite(
+    start_process: Start, copy: Path, ports: dict[str, str], mysql_url: str
 ) -> None:
-    import mysql.connector
+    """It goes on where the first start ended."""
+    version = (copy / "models" / "current").read_text().strip()
+    with query(mysql_url, f"DROP TABLE IF EXISTS {TABLE}"):
+        pass
+    launcher = launch(start_process, copy, {**ports, "MYSQL_URL": mysql_url})
+    output = output_until_ready(launcher)
+    assert "Training" not in output
+    airflow_url, api_url = (f"http://127.0.0.1:{port}" for port in ports.values())
+    assert httpx2.get(f"{api_url}/model-info").json()["version"] == version
 
-    shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns(".local", "models", "logs"))
-    launcher = launch(start_process, tmp_path / "p", {**ports, "MYSQL_URL": mysql_url})
-    output_until_ready(launcher)
-    to = connection_of(mysql_url)
-    with mysql.connector.connect(
-        host=to["host"], port=to["port"], user=to["login"], password=to["password"], database=to["schema"]
-    ) as database:
-        cursor = database.cursor()
-        cursor.execute(f"SELECT COUNT(*) FROM {TABLE}")
+    airflow = logged_in(airflow_url)
+    runs = "/api/v2/dags/modelo_penguin/dagRuns"
+    run_id = airflow.post(runs, json={"logical_date": None}).raise_for_status().json()["dag_run_id"]
+    state = wait_for(lambda: (s := airflow.get(f"{runs}/{run_id}").json()["state"]) in ("success", "failed") and s)
+    assert state == "success"
+    with query(mysql_url, f"SELECT COUNT(*) FROM {TABLE}") as cursor:
         assert cursor.fetchone() == (344,)
-    assert not (tmp_path / "p" / ".local" / "warehouse.db").exists()
-    stop(launcher, signal.SIGINT, tmp_path / "p")
+    stop(launcher, signal.SIGTERM, copy)
 
 
 def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(

@@ -136,6 +136,9 @@ BAD: dict[Callable[[Registry, str], None], str] = {
 }
 
 
+GOOD = 2  # versions that take over in between; each is compiled for two seconds
+
+
 def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
     service: Service, registry: Registry, publish: Publish, tmp_path: Path
 ) -> None:
@@ -143,14 +146,14 @@ def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
     with Load(service.port) as load:
         service.wait(lambda: all(load.versions))
         for spoil, reason in BAD.items():
-            pointer = (registry.root / "current").read_text()
             bad = registry.root / publish_unseen(registry, publish)
             spoil(registry, bad.name)
             registry._point_to(bad.name)  # in one step, as a publisher does: half a pointer would be refused as well
             assert reason in service.wait_for_rejection(bad.name)
-            assert service.info()["version"] == pointer.strip()
-            order.append(publish()["version"])
-            service.wait_for_version(order[-1])
+            assert service.info()["version"] == order[-1]
+            if len(order) <= GOOD:
+                order.append(publish()["version"])
+                service.wait_for_version(order[-1])
         rejections = service.metric("modelo_penguin_model_rejections_total")
     assert rejections == len(BAD)
     assert load.failures == []
@@ -268,8 +271,7 @@ def test_clients_that_send_nothing_more_do_not_keep_others_waiting(service: Serv
     assert service.client.post("/predict", json=EXAMPLE).status_code == 200
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
 def test_nothing_is_left_behind(
     registry: Registry, publish: Publish, start_process: Start, tmp_path: Path, workers: str, number: int
 ) -> None:
