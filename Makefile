@@ -25,10 +25,10 @@ run: .venv/installed ## start Airflow on 8080 and the API on 8989, and train a f
 	@exec $(BIN)/python -m launcher
 
 test: .venv/installed ## run every test that needs no Docker
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 e2e: .venv/installed ## test the stack in Docker, and the walkthrough in a browser
-	@$(BIN)/python -m pytest tests/e2e
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/e2e
 
 bench: .venv/installed ## benchmark serving, data and the DAG; PEERS=1 adds other model servers, SIZES=1 up to ten million rows, GATE=1 all gate trials
 	@PYTHONPATH=plugins $(BIN)/python -m benchmarks

@@ -25,13 +25,13 @@ LONG_LIVED = (
 class Stack:
     """One compose project. `remove` deletes everything that it created."""
 
-    def __init__(self, name: str, *overlays: str, uid: int = 50000) -> None:
+    def __init__(self, name: str, *overlays: str, uid: int = 50000, tutorial_ports: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         self.project = self.folder.name.lower().replace("_", "-")
         copy_project(self.folder)
         self.files = [part for file in ("docker-compose.yaml", *overlays) for part in ("--file", file)]
         # The tutorial's ports, for the pictures, unless they are taken.
-        wanted = (8080, 8989, 5555)
+        wanted = (8080, 8989, 5555) if tutorial_ports else (0, 0, 0)
         self.airflow_url, self.api_url, self.flower_url = (f"http://localhost:{free_port(p)}" for p in wanted)
         ports = [url.rpartition(":")[2] for url in (self.airflow_url, self.api_url, self.flower_url)]
         self.env = os.environ | {

@@ -9,6 +9,8 @@ import pytest
 
 from stack import LONG_LIVED, Stack
 
+pytestmark = pytest.mark.xdist_group("celery")
+
 WORKERS = 3
 
 

@@ -11,6 +11,8 @@ import pytest
 from penguins.schema import CSV_NAME, EXAMPLE
 from stack import Stack
 
+pytestmark = pytest.mark.xdist_group("stack")
+
 ROWS = 344 * 3000
 
 
