@@ -18,7 +18,15 @@ TRANSLATED = [ROOT / "README.es.md", *sorted((ROOT / "docs").glob("*.es.md"))]
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LONGEST_README = 180
 # Written at run time, or by the reader.
-MADE = {"model.pkl", "manifest.json", "report.html", "predictions.parquet", ".local/", "models/<version>/", "models/runs/"}
+MADE = {
+    "model.pkl",
+    "manifest.json",
+    "report.html",
+    "predictions.parquet",
+    ".local/",
+    "models/<version>/",
+    "models/runs/",
+}
 MADE |= {"app.conf", "dags/loans.csv", "make_loans.py", "loans.csv"}
 
 
@@ -80,7 +88,17 @@ def test_linked_pages_and_pictures_are_there(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_named_files_are_there(page: Path) -> None:
-    here = ("", "plugins/penguins/", "plugins/penguins/evaluation/", "app/", "app/serving/", "config/", "tests/", "docs/")
+    here = (
+        "",
+        "dags/",
+        "plugins/penguins/",
+        "plugins/penguins/evaluation/",
+        "app/",
+        "app/serving/",
+        "config/",
+        "tests/",
+        "docs/",
+    )
     files = {c for c in code(page) if re.fullmatch(r"[\w./<>-]+(/|\.(py|csv|txt|toml|yaml|json|sh|md|html))", c)}
     for file in files - MADE:
         assert any((ROOT / folder / file).exists() for folder in here), file

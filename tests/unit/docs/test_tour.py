@@ -38,7 +38,10 @@ def test_the_bird_is_held_out_and_predicted_as_the_tour_says(
 ) -> None:
     train, test = penguins_tables
     assert f"puts {test.num_rows} of the {train.num_rows + test.num_rows} birds aside" in TOUR
-    same = [pc.equal(test[name], pa.scalar(bird[name]).cast(test[name].type)) for name in ("body_mass_g", "flipper_length_mm")]
+    same = [
+        pc.equal(test[name], pa.scalar(bird[name]).cast(test[name].type))
+        for name in ("body_mass_g", "flipper_length_mm")
+    ]
     held_out = test.filter(pc.and_(*same))
     assert held_out.num_rows == 1
 
