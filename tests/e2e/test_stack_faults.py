@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -11,9 +12,19 @@ import pytest
 from penguins.schema import CSV_NAME, EXAMPLE
 from stack import Stack
 
-pytestmark = pytest.mark.xdist_group("stack")
+pytestmark = pytest.mark.xdist_group("faults")
 
 ROWS = 344 * 3000
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    stack = Stack("penguin-faults")
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.remove()
 
 
 @pytest.fixture(scope="module")
