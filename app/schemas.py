@@ -31,8 +31,8 @@ class _Record(BaseModel):
 def _field(column: Any) -> tuple[Any, Any]:
     if isinstance(column, Number):
         kind: Any = float
-        said = f"{column.description} In {column.unit}." if column.unit else column.description
-        field = Field(description=said, ge=column.minimum, le=column.maximum)
+        text = f"{column.description} In {column.unit}." if column.unit else column.description
+        field = Field(description=text, ge=column.minimum, le=column.maximum)
     else:
         kind = Literal[column.values]
         field = Field(description=column.description)

@@ -106,7 +106,7 @@ class Metrics(Collector):
         )
         yield GaugeMetricFamily("modelo_penguin_ready", "1 while a proven model serves", value=served is not None)
         yield GaugeMetricFamily(
-            "modelo_penguin_rejected", "1 while the version asked for is refused", value=refused is not None
+            "modelo_penguin_rejected", "1 while the version that `current` names is refused", value=refused is not None
         )
         yield GaugeMetricFamily(
             "modelo_penguin_fallback",

@@ -127,7 +127,7 @@ class ModelServer:
             served = Served(manifest, model, fallback, Drift(manifest["histograms"]), self.recorder)
         except (RegistryError, ModelError) as error:
             self._refuse(version, str(error))
-        except Exception as error:  # a bad version must never end the watching thread
+        except Exception as error:  # a bad version must never stop the watching thread
             self._refuse(version, repr(error))
         else:
             self._previous, self.served, self.refused = self.served, served, None
