@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 import uvicorn
 from fastapi import FastAPI
 
+from app import SHARED_FOLDER
 from app.main import create_app
-from app.settings import SHARED_FOLDER, Settings
+from app.settings import Settings
 
 # At module level, because the workers import this module and skip the block under `if`.
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

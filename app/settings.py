@@ -5,8 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-SHARED_FOLDER = "API_SHARED_FOLDER"  # names the folder that several workers share
-
 
 class Settings(BaseSettings):
     """Environment variables with the prefix `API_`. The registry reads `MODELS_DIR` and `MODEL_SIGNING_KEY_FILE`."""

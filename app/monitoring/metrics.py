@@ -22,8 +22,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app import SHARED_FOLDER
 from app.monitoring.counts import BOUNDS, add_up, no_answers
-from app.settings import SHARED_FOLDER
 
 if TYPE_CHECKING:
     from app.serving.model_server import ModelServer
