@@ -23,7 +23,7 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; telemetry keeps a file in the user's home
 import onnxruntime
 
-from app.settings import SHARED_FOLDER
+from app import SHARED_FOLDER
 from penguins.inference import (
     ModelError,
     Prediction,

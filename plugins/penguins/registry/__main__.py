@@ -150,10 +150,10 @@ def _diff(registry: Registry, a: str, b: str) -> int:
 
 
 def _compared(registry: Registry, a: str, b: str) -> str:
-    from penguins.evaluation.predictions import Predictions, compare_kept
+    from penguins.evaluation.predictions import Predictions, compare_predictions
 
     old, new = (Predictions.from_bytes(registry.predictions(version)) for version in (a, b))
-    return compare_kept(new, old)[0].sentence(b, a)
+    return compare_predictions(new, old)[0].sentence(b, a)
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 import app.monitoring.counts
 import app.monitoring.metrics
 import app.serving.compiled
+from app import SHARED_FOLDER
 from app.main import create_app
 from app.monitoring.requests import CountRequests
 from app.serving.compiled import CompileError
-from app.settings import SHARED_FOLDER, Settings
+from app.settings import Settings
 from penguins.registry import Registry
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET
 

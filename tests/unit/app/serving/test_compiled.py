@@ -31,9 +31,9 @@ from sklearn.svm import SVC
 
 import app.serving.compiled
 import app.serving.compiler
+from app import SHARED_FOLDER
 from app.serving.compiled import Answer, Compiled, CompiledModel, CompileError, CompilerLostError, load
 from app.serving.compiler import compile_model
-from app.settings import SHARED_FOLDER
 from penguins import inference
 from penguins.evaluation.facts import golden_records
 from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, load_model, to_frame

@@ -259,7 +259,7 @@ def test_a_bad_value_is_named_with_line_column_value_and_rule(
 @pytest.mark.parametrize("token", ["NA", ".", ""])
 def test_a_missing_target_is_refused(refusal: Refusal, token: str) -> None:
     said = refusal(text_of(*GOOD, ADELIE.replace("Adelie", token)))
-    rule = "that a value is there (one of Adelie, Chinstrap, Gentoo)"
+    rule = "that a value must be present (one of Adelie, Chinstrap, Gentoo)"
     assert said.splitlines()[1:] == [f"line 32, column species: '{token}'; the rule is {rule}"]
 
 
