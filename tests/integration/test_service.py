@@ -146,7 +146,7 @@ def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
     with Load(service.port) as load:
         service.wait(lambda: all(load.versions))
         for spoil, reason in BAD.items():
-            bad = registry.root / publish_unseen(registry, publish)
+            bad = registry.root / publish_unseen(registry, order[-1])
             spoil(registry, bad.name)
             registry._point_to(bad.name)  # in one step, as a publisher does: half a pointer would be refused as well
             assert reason in service.wait_for_rejection(bad.name)
@@ -162,14 +162,14 @@ def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
     assert {v for versions in load.versions for v in versions} == set(order)
 
 
-def publish_unseen(registry: Registry, publish: Publish) -> str:
-    """Publish a version while the pointer stays, so that it can be spoilt before the service looks."""
+def publish_unseen(registry: Registry, like: str) -> str:
+    """Publish a good version's model again while the pointer stays: it can be spoilt before the service looks."""
     before = (registry.root / "current").read_text()
     hidden = Registry(registry.root.parent / "hidden", registry.key_file)
     hidden.root.mkdir(exist_ok=True)
     newest = registry.versions()[0]
     shutil.copytree(registry.root / newest, hidden.root / newest, dirs_exist_ok=True)
-    manifest, pickled = registry.read(newest)
+    manifest, pickled = registry.read(like)
     facts = {k: v for k, v in manifest.items() if k not in ("version", "created_at", "sha256", "size_bytes")}
     version = hidden.publish(pickled, facts)["version"]
     shutil.move(hidden.root / version, registry.root / version)
@@ -220,7 +220,7 @@ def test_a_volume_that_hangs_keeps_nobody_waiting_and_is_read_once_it_answers(
     service: Service, registry: Registry, publish: Publish
 ) -> None:
     serving, pointer = registry.current(), registry.root / "current"
-    hidden = publish_unseen(registry, publish)
+    hidden = publish_unseen(registry, serving)
     pointer.unlink()
     os.mkfifo(pointer)  # whoever reads it waits until somebody writes
     with Load(service.port) as load:
@@ -314,7 +314,7 @@ def test_several_workers_swap_each_by_itself_and_count_together(
     service.wait(lambda: loads() == 4 and service.metric("modelo_penguin_drift_rows") == 0)
     assert service.metric("modelo_penguin_fallback") == 0
 
-    bad = publish_unseen(registry, publish)
+    bad = publish_unseen(registry, newer)
     flipped(registry, bad)
     registry._point_to(bad)
     service.wait(lambda: all(a["rejected"] for a in answers()))
