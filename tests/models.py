@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from penguins.evaluation.facts import evaluate
-from penguins.evaluation.scores import predict_unseen
 from penguins.registry import Registry
 from penguins.schema import TARGET
 from penguins.training.pipeline import build_pipeline, fit
@@ -41,7 +40,3 @@ def publish_evaluated(pickled: bytes, tables: Tables, registry: Registry, **chan
     predictions, _ = facts.pop("predictions"), facts.pop("points")
     facts |= {"dag_run_id": "test", "data": {"rows": sum(t.num_rows for t in tables)}, "params": {}}
     return registry.publish(pickled, facts, predictions=predictions)
-
-
-def unseen_here(tables: Tables, pickled: bytes) -> Any:
-    return predict_unseen(pickle.loads(pickled), *tables, 42)[0]

@@ -71,12 +71,12 @@ def test_a_spoilt_report_is_not_shown(client: TestClient, registry: Registry, tr
     assert "forged" not in answer.text
 
 
-@pytest.mark.parametrize("version", [ABSENT, "<script>", "..", "%2e%2e%2fkey", "x" * 1000])
-def test_what_is_no_version_has_no_report_and_is_escaped(client: TestClient, publish: Publish, version: str) -> None:
+def test_what_is_no_version_has_no_report_and_is_escaped(client: TestClient, publish: Publish) -> None:
     publish()
-    answer = client.get(f"/{version}")
-    assert answer.status_code == 404
-    assert "<script>" not in answer.text
+    for version in (ABSENT, "<script>", "..", "%2e%2e%2fkey", "x" * 1000):
+        answer = client.get(f"/{version}")
+        assert answer.status_code == 404, version
+        assert "<script>" not in answer.text
 
 
 def test_without_a_user_nothing_is_shown(registry: Registry, publish: Publish) -> None:

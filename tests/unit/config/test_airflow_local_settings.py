@@ -1,8 +1,10 @@
-"""What the scheduler and Celery workers import for their tasks. Each case is a Python of its own."""
+"""What the scheduler and Celery workers import for their tasks."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import runpy
 import subprocess
 import sys
 
@@ -19,6 +21,7 @@ print(json.dumps([*sys.modules]))
 
 
 def modules_after(*argv: str) -> set[str]:
+    """Return what a Python of its own has imported, started as that command of Airflow's."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(["airflow", *argv])],
         env={"PYTHONPATH": str(ROOT / "config")},
@@ -30,13 +33,22 @@ def modules_after(*argv: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("command", [("scheduler", "--skip-serve-logs"), ("celery", "worker")])
-def test_what_forks_tasks_imports_what_they_need(command: tuple[str, ...]) -> None:
-    modules = modules_after(*command)
+def test_what_forks_tasks_imports_what_they_need() -> None:
+    modules = modules_after("scheduler", "--skip-serve-logs")
     assert {"pandas", "pyarrow.parquet", "sklearn.ensemble"} <= modules
     assert not any(name.split(".")[0] == "penguins" for name in modules)
 
 
-@pytest.mark.parametrize("command", [("api-server",), ("dag-processor",), ("triggerer",), ("celery", "flower"), ()])
-def test_other_components_stay_small(command: tuple[str, ...]) -> None:
-    assert not {"pandas", "sklearn"} & modules_after(*command)
+def test_the_scheduler_and_celerys_workers_import_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(importlib, "import_module", imported.append)
+    for command in (["scheduler"], ["celery", "worker"]):
+        imported.clear()
+        monkeypatch.setattr(sys, "argv", ["airflow", *command])
+        settings = runpy.run_path(str(ROOT / "config" / "airflow_local_settings.py"))
+        assert tuple(imported) == settings["LIBRARIES"], command
+
+
+def test_other_components_stay_small() -> None:
+    for command in (["api-server"], ["dag-processor"], ["triggerer"], ["celery", "flower"], []):
+        assert not {"pandas", "sklearn"} & modules_after(*command), command

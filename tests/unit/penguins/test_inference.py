@@ -60,45 +60,36 @@ def records(penguins_frames: Frames) -> list[dict[str, Any]]:
 # predict
 
 
-def test_the_example_is_predicted_as_its_species(model: Model) -> None:
+def test_the_example_is_predicted_as_its_species_whatever_the_order_of_its_keys(model: Model) -> None:
     (prediction,) = model.predict([EXAMPLE])
     assert prediction.label == TARGET.example
     assert prediction.probabilities[TARGET.example] == max(prediction.probabilities.values())
+    assert model.predict([dict(reversed(EXAMPLE.items()))]) == [prediction]
 
 
-def test_probabilities_are_floats_of_every_class_that_sum_to_one(model: Model, records: list[dict[str, Any]]) -> None:
-    for prediction in model.predict(records):
-        assert tuple(prediction.probabilities) == TARGET.values
-        assert {type(p) for p in prediction.probabilities.values()} == {float}
-        assert sum(prediction.probabilities.values()) == pytest.approx(1)
-
-
-def test_predictions_are_those_of_the_pipeline(model: Model, records: list[dict[str, Any]]) -> None:
+def test_predictions_are_those_of_the_pipeline_as_floats_by_class(model: Model, records: list[dict[str, Any]]) -> None:
     frame = to_frame(records)
     predictions = model.predict(records)
     assert [p.label for p in predictions] == model.pipeline.predict(frame).tolist()
     assert [list(p.probabilities.values()) for p in predictions] == model.pipeline.predict_proba(frame).tolist()
+    for prediction in predictions:
+        assert tuple(prediction.probabilities) == TARGET.values
+        assert {type(p) for p in prediction.probabilities.values()} == {float}
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
 
 
 def test_predictions_keep_the_order_of_the_records(model: Model, records: list[dict[str, Any]]) -> None:
     predictions = model.predict(records)
     assert len({p.label for p in predictions}) == 3
     assert model.predict(records[::-1]) == predictions[::-1]
-    assert [model.predict([record])[0] for record in records[:20]] == predictions[:20]
+    assert [model.predict([record])[0] for record in records[:5]] == predictions[:5]
 
 
-def test_the_order_of_a_records_keys_does_not_matter(model: Model) -> None:
-    assert model.predict([dict(reversed(EXAMPLE.items()))]) == model.predict([EXAMPLE])
-
-
-@pytest.mark.parametrize("name", [c.name for c in FEATURES if not c.required])
-def test_null_nan_and_a_left_out_feature_are_imputed_alike(model: Model, name: str) -> None:
-    predictions = [
-        model.predict([{**EXAMPLE, name: None}]),
-        model.predict([{**EXAMPLE, name: np.nan}]),
-        model.predict([{k: v for k, v in EXAMPLE.items() if k != name}]),
-    ]
-    assert predictions[0] == predictions[1] == predictions[2]
+def test_null_nan_and_a_left_out_feature_are_imputed_alike(model: Model) -> None:
+    for name in (c.name for c in FEATURES if not c.required):
+        (expected,) = model.predict([{**EXAMPLE, name: None}])
+        assert model.predict([{**EXAMPLE, name: np.nan}]) == [expected], name
+        assert model.predict([{k: v for k, v in EXAMPLE.items() if k != name}]) == [expected], name
 
 
 def test_nulls_are_imputed_as_in_training(model: Model, penguins_frames: Frames) -> None:
@@ -152,19 +143,20 @@ def test_library_versions_are_those_that_run_here() -> None:
 # load_model
 
 
-def test_a_model_loads_with_its_classes(pickled: bytes, manifest: dict[str, Any]) -> None:
-    model = load_model(pickled, manifest)
-    assert model.classes == TARGET.values
-
-
-@pytest.mark.parametrize("name", LIBRARIES)
-def test_another_version_of_a_library_is_refused_with_both_named(
-    pickled: bytes, manifest: dict[str, Any], name: str
+def test_a_model_loads_with_its_classes_also_if_other_ranges_were_declared(
+    pickled: bytes, manifest: dict[str, Any]
 ) -> None:
-    manifest["libraries"][name] = "0.99"
-    with pytest.raises(ModelError) as caught:
-        load_model(pickled, manifest)
-    assert f"trained with {name} 0.99 (here {version(name)}). Train again" in str(caught.value)
+    assert load_model(pickled, manifest).classes == TARGET.values
+    manifest["columns"][1] |= {"minimum": 0, "description": "another", "example": 1, "required": True}
+    assert load_model(pickled, manifest).classes == TARGET.values
+
+
+def test_another_version_of_a_library_is_refused_with_both_named(pickled: bytes, manifest: dict[str, Any]) -> None:
+    for name in LIBRARIES:
+        changed = {**manifest, "libraries": {**manifest["libraries"], name: "0.99"}}
+        with pytest.raises(ModelError) as caught:
+            load_model(pickled, changed)
+        assert f"trained with {name} 0.99 (here {version(name)}). Train again" in str(caught.value)
 
 
 def test_every_library_that_differs_is_named(pickled: bytes, manifest: dict[str, Any]) -> None:
@@ -212,32 +204,17 @@ def test_a_model_of_another_table_is_refused_and_both_are_named(
     assert "Trigger the DAG modelo_penguin" in str(caught.value)
 
 
-def test_other_ranges_and_descriptions_are_no_other_table(pickled: bytes, manifest: dict[str, Any]) -> None:
-    manifest["columns"][1] |= {"minimum": 0, "description": "another", "example": 1, "required": True}
-    load_model(pickled, manifest)
+def test_what_is_no_classifier_is_refused(pickled: bytes, manifest: dict[str, Any]) -> None:
+    for content in (b"", b"no pickle", pickle.dumps([1, 2]), pickle.dumps(None), pickled[: len(pickled) // 2]):
+        with pytest.raises(ModelError, match="the pickle does not open as a classifier"):
+            load_model(content, manifest)
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([1, 2]), pickle.dumps(None)], ids=repr)
-def test_what_is_no_classifier_is_refused(manifest: dict[str, Any], content: bytes) -> None:
-    with pytest.raises(ModelError, match="the pickle does not open as a classifier"):
-        load_model(content, manifest)
-
-
-def test_a_truncated_pickle_is_refused(pickled: bytes, manifest: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="the pickle does not open as a classifier"):
-        load_model(pickled[: len(pickled) // 2], manifest)
-
-
-@pytest.mark.parametrize(
-    "classes", [["Gentoo", "Chinstrap", "Adelie"], ["Adelie", "Gentoo"], []], ids=["order", "missing", "none"]
-)
-def test_other_classes_than_the_manifests_are_refused_with_both_named(
-    pickled: bytes, manifest: dict[str, Any], classes: list[str]
-) -> None:
-    manifest["classes"] = classes
-    with pytest.raises(ModelError) as caught:
-        load_model(pickled, manifest)
-    assert f"classes are ['Adelie', 'Chinstrap', 'Gentoo'], the manifest's {classes}" in str(caught.value)
+def test_other_classes_than_the_manifests_are_refused_with_both_named(pickled: bytes, manifest: dict[str, Any]) -> None:
+    for classes in (["Gentoo", "Chinstrap", "Adelie"], ["Adelie", "Gentoo"], []):
+        with pytest.raises(ModelError) as caught:
+            load_model(pickled, {**manifest, "classes": classes})
+        assert f"classes are ['Adelie', 'Chinstrap', 'Gentoo'], the manifest's {classes}" in str(caught.value)
 
 
 # The proof on the golden rows.
@@ -264,29 +241,17 @@ def test_another_label_is_refused_with_both_named(model: Model) -> None:
     assert f"in training it gave Adelie {golden['probabilities'][1]}" in str(caught.value)
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_a_probability_beyond_the_tolerance_is_refused_with_both_named(model: Model, sign: int) -> None:
+def test_a_probability_beyond_the_tolerance_is_refused_with_both_named(model: Model) -> None:
     golden = golden_rows(model, [EXAMPLE])
     came = golden["probabilities"][0][0]
-    golden["probabilities"][0][0] = came + sign * 2 * TOLERANCE
-    with pytest.raises(ModelError) as caught:
-        prove(model, golden)
-    assert "golden row 1" in str(caught.value)
-    assert str(came) in str(caught.value)
-    assert str(golden["probabilities"][0][0]) in str(caught.value)
-
-
-def test_a_probability_within_the_tolerance_is_accepted(model: Model) -> None:
-    golden = golden_rows(model, [EXAMPLE])
-    golden["probabilities"][0][0] += TOLERANCE / 2
+    golden["probabilities"][0][0] = came + TOLERANCE / 2
     prove(model, golden)
-
-
-def test_a_probability_that_is_no_number_is_refused(model: Model) -> None:
-    golden = golden_rows(model, [EXAMPLE])
-    golden["probabilities"][0][0] = float("nan")
-    with pytest.raises(ModelError, match="golden row 1"):
-        prove(model, golden)
+    for wrong in (came - 2 * TOLERANCE, came + 2 * TOLERANCE, float("nan")):
+        golden["probabilities"][0][0] = wrong
+        with pytest.raises(ModelError, match="golden row 1 ") as caught:
+            prove(model, golden)
+        assert str(came) in str(caught.value)
+        assert str(wrong) in str(caught.value)
 
 
 def test_the_golden_rows_of_another_model_are_refused(penguins_tables: Tables, manifest: dict[str, Any]) -> None:
@@ -296,15 +261,12 @@ def test_the_golden_rows_of_another_model_are_refused(penguins_tables: Tables, m
         load_model(other, manifest)
 
 
-def test_a_pickle_that_cannot_predict_is_refused(manifest: dict[str, Any]) -> None:
+def test_golden_rows_that_cannot_be_predicted_or_are_none_are_refused(model: Model, manifest: dict[str, Any]) -> None:
     from sklearn.dummy import DummyClassifier
 
     unfitted = DummyClassifier()
     unfitted.classes_ = np.array(TARGET.values)
     with pytest.raises(ModelError, match="the golden rows cannot be predicted"):
         load_model(pickle.dumps(unfitted), manifest)
-
-
-def test_a_model_without_golden_rows_is_refused(model: Model) -> None:
     with pytest.raises(ModelError, match="the golden rows cannot be predicted"):
         prove(model, {"records": [], "labels": [], "probabilities": []})

@@ -32,31 +32,29 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_a_line_says_rows_done_total_percent_rate_and_time_left(
+def test_a_line_says_what_is_done_of_the_total_percent_rate_and_time_left(
     seconds_pass: Pass, log: pytest.LogCaptureFixture
 ) -> None:
     task = Progress("read", 10_000_000)
     seconds_pass(10)
     task.at(2_500_000)
-    assert log.messages == ["read: 2,500,000 of 10,000,000 rows (25%), 250,000 a second, 30 s left"]
-
-
-def test_a_line_names_another_unit(seconds_pass: Pass, log: pytest.LogCaptureFixture) -> None:
     task = Progress("trained", 100, "trees")
     seconds_pass(50)
     task.at(50)
-    assert log.messages == ["trained: 50 of 100 trees (50%), 1.0 a second, 50 s left"]
+    assert log.messages == [
+        "read: 2,500,000 of 10,000,000 rows (25%), 250,000 a second, 30 s left",
+        "trained: 50 of 100 trees (50%), 1.0 a second, 50 s left",
+    ]
 
 
-def test_nothing_is_said_before_the_time(seconds_pass: Pass, log: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_said_before_the_time_and_between_two_lines(
+    seconds_pass: Pass, log: pytest.LogCaptureFixture
+) -> None:
     task = Progress("read", 100)
     for done in range(100):
         seconds_pass(SECONDS_BETWEEN * 0.009)
         task.at(done)
     assert log.messages == []
-
-
-def test_nothing_is_said_between_two_lines(seconds_pass: Pass, log: pytest.LogCaptureFixture) -> None:
     task = Progress("read", 100)
     for done in (10, 11, 20):
         seconds_pass(SECONDS_BETWEEN if done % 10 == 0 else 0.1)
@@ -88,17 +86,13 @@ def test_more_than_the_total_leaves_no_time(seconds_pass: Pass, log: pytest.LogC
     assert log.messages[0].endswith("0.0 s left")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3725, "62 min 5 s")],
-)
-def test_the_last_line_says_the_total_and_how_long_it_took(
-    seconds_pass: Pass, log: pytest.LogCaptureFixture, seconds: float, said: str
-) -> None:
-    task = Progress("loaded", 10_000_000)
-    seconds_pass(seconds)
-    task.done()
-    assert log.messages == [f"loaded: 10,000,000 rows in {said}"]
+def test_the_last_line_says_the_total_and_how_long_it_took(seconds_pass: Pass, log: pytest.LogCaptureFixture) -> None:
+    table = [(0.04, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3725, "62 min 5 s")]
+    for seconds, _ in table:
+        task = Progress("loaded", 10_000_000)
+        seconds_pass(seconds)
+        task.done()
+    assert log.messages == [f"loaded: 10,000,000 rows in {said}" for _, said in table]
 
 
 def test_the_last_line_comes_also_right_after_another(seconds_pass: Pass, log: pytest.LogCaptureFixture) -> None:

@@ -25,28 +25,20 @@ def manifest_of(**histograms: Any) -> dict[str, Any]:
     return {"version": "v", "data": data, "classes": list(counts), "histograms": spread(**histograms)}
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"rows": 171}, "it has 171 rows, but v was trained on a file of 344: less than min_rows_share 0.5"),
-        (
-            {"class_counts": {"Adelie": 151, "Gentoo": 123}},
-            "no row has the species Chinstrap, but v was trained on 68 of them",
-        ),
-        ({"constant": {"body_mass_g": "4000"}}, "the column body_mass_g is 4000 in every row that has it, but v was"),
-        (
-            {"constant": {"body_mass_g": None}},
-            "the column body_mass_g is missing in every row, but v was trained on rows of",
-        ),
-    ],
-)
-def test_a_file_that_shrank_or_lost_a_class_or_a_column_is_refused(changed: dict[str, Any], said: str) -> None:
+def test_a_file_that_shrank_or_lost_a_class_or_a_column_is_refused() -> None:
     check_data(source(), manifest_of(), min_rows_share=0.5)
-    with pytest.raises(
-        DataChangedError, match="differs too much from the file that the serving version was trained on"
-    ) as raised:
-        check_data(source(**changed), manifest_of(), min_rows_share=0.5)
-    assert said in str(raised.value)
+    class_gone, constant, missing = {"Adelie": 151, "Gentoo": 123}, {"body_mass_g": "4000"}, {"body_mass_g": None}
+    for changed, said in (
+        ({"rows": 171}, "it has 171 rows, but v was trained on a file of 344: less than min_rows_share 0.5"),
+        ({"class_counts": class_gone}, "no row has the species Chinstrap, but v was trained on 68 of them"),
+        ({"constant": constant}, "the column body_mass_g is 4000 in every row that has it, but v was"),
+        ({"constant": missing}, "the column body_mass_g is missing in every row, but v was trained on rows of"),
+    ):
+        with pytest.raises(
+            DataChangedError, match="differs too much from the file that the serving version was trained on"
+        ) as raised:
+            check_data(source(**changed), manifest_of(), min_rows_share=0.5)
+        assert said in str(raised.value)
 
 
 def test_exactly_the_share_is_enough_and_the_share_may_be_changed() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import socket
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -59,9 +61,17 @@ def warehouse(connect: Connect, database: Path) -> Warehouse:
     return open_warehouse(SqliteHook(sqlite_conn_id="mysql_default"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def source() -> Source:
     return check_source(CSV, test_size=0.2)
+
+
+@pytest.fixture
+def loaded(warehouse: Warehouse, source: Source) -> Warehouse:
+    """The warehouse with the project's file in its table."""
+    warehouse.create_raw_table()
+    warehouse.load(source)
+    return warehouse
 
 
 def query(warehouse: Warehouse, sql: str) -> list[tuple[Any, ...]]:
@@ -77,6 +87,9 @@ def count(warehouse: Warehouse) -> int:
     return query(warehouse, f"SELECT COUNT(*) FROM {TABLE}")[0][0]
 
 
+GENTOO = "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"
+
+
 def source_of(path: Path, *rows: str, said_rows: int | None = None) -> Source:
     """Write rows under the header; a source that claims to be checked, to see what the load itself does."""
     path.write_text("\n".join([",".join(c.name for c in COLUMNS), *rows, ""]), encoding="utf-8")
@@ -86,144 +99,79 @@ def source_of(path: Path, *rows: str, said_rows: int | None = None) -> Source:
 # Which warehouse.
 
 
-def test_a_sqlite_hook_opens_a_sqlite_warehouse(warehouse: Warehouse) -> None:
-    assert isinstance(warehouse, SQLiteWarehouse)
-
-
-def test_a_mysql_hook_opens_a_mysql_warehouse() -> None:
-    assert isinstance(open_warehouse(MySqlHook(mysql_conn_id="mysql_default")), MySQLWarehouse)
-
-
-def test_another_type_of_connection_is_refused_with_the_accepted_ones() -> None:
+def test_the_type_of_the_connection_decides_which_warehouse_is_opened(warehouse: Warehouse) -> None:
     class OracleHook(DbApiHook):
         conn_name_attr = "oracle_conn_id"
         conn_type = "oracle"
 
-    with pytest.raises(WarehouseError) as caught:
+    assert isinstance(warehouse, SQLiteWarehouse)
+    assert isinstance(open_warehouse(MySqlHook(mysql_conn_id="mysql_default")), MySQLWarehouse)
+    with pytest.raises(WarehouseError, match="type is oracle; it must be mysql or sqlite"):
         open_warehouse(OracleHook())
-    assert "type is oracle; it must be mysql or sqlite" in str(caught.value)
 
 
 # Quoting.
 
 
-@pytest.mark.parametrize("name", ["a", "penguins_raw", "T1"])
-def test_sqlite_quotes_an_identifier(name: str) -> None:
-    assert SQLiteWarehouse.quote(name) == f'"{name}"'
-
-
-@pytest.mark.parametrize("name", ["", 'a"b', "a b", "a;b", "1a", "a-b", "a\n", "sp\u00e9cies", 'x" --'], ids=ascii)
-def test_sqlite_refuses_any_other_identifier_and_names_it(name: str) -> None:
-    with pytest.raises(WarehouseError) as caught:
-        SQLiteWarehouse.quote(name)
-    assert repr(name) in str(caught.value)
-    assert "letters, digits and '_'" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["a", "my-database", "a$b", "2nd", "a" * 64])
-def test_mysql_quotes_an_identifier(name: str) -> None:
-    assert MySQLWarehouse.quote(name) == f"`{name}`"
-
-
 @pytest.mark.parametrize(
-    "name", ["", "a`b", "a b", "a;b", "a.b", "a\n", "sp\u00e9cies", "a" * 65, "x` --", "../x"], ids=ascii
+    ("kind", "quote", "accepted", "refused", "rule"),
+    [
+        (
+            SQLiteWarehouse,
+            '"',
+            ["a", "penguins_raw", "T1"],
+            ["", 'a"b', "a b", "a;b", "1a", "a-b", "a\n", "sp\u00e9cies", 'x" --'],
+            "letters, digits and '_'",
+        ),
+        (
+            MySQLWarehouse,
+            "`",
+            ["a", "my-database", "a$b", "2nd", "a" * 64],
+            ["", "a`b", "a b", "a;b", "a.b", "a\n", "sp\u00e9cies", "a" * 65, "x` --", "../x"],
+            "1 to 64 letters, digits, '$', '_' and '-'",
+        ),
+    ],
+    ids=["sqlite", "mysql"],
 )
-def test_mysql_refuses_any_other_identifier_and_names_it(name: str) -> None:
-    with pytest.raises(WarehouseError) as caught:
-        MySQLWarehouse.quote(name)
-    assert repr(name) in str(caught.value)
-    assert "1 to 64 letters, digits, '$', '_' and '-'" in str(caught.value)
-
-
-# MySQL's guards that act before there is a connection.
-
-
-@pytest.fixture
-def nobody_listens() -> Any:
-    """A port that is taken by a socket that accepts nothing."""
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
-@pytest.fixture
-def unreachable(connect: Connect, nobody_listens: int) -> Callable[[str], Warehouse]:
-    """A MySQL connection to that schema of a server that is not there."""
-
-    def unreachable(schema: str) -> Warehouse:
-        connect(
-            conn_type="mysql",
-            host="127.0.0.1",
-            port=nobody_listens,
-            login="nobody",
-            password="none",
-            schema=schema,
-            extra={"client": "mysql-connector-python"},
-        )
-        return open_warehouse(MySqlHook(mysql_conn_id="mysql_default"))
-
-    return unreachable
-
-
-@pytest.mark.parametrize("schema", ["mysql", "MySQL", "information_schema", "PERFORMANCE_SCHEMA", "sys", "ndbinfo"])
-@pytest.mark.parametrize("drop_foreign", [False, True])
-def test_a_system_schema_is_refused_before_anything_is_asked_of_the_server(
-    unreachable: Callable[[str], Warehouse], schema: str, drop_foreign: bool
+def test_an_identifier_is_quoted_and_any_other_name_is_refused(
+    kind: type[Warehouse], quote: str, accepted: list[str], refused: list[str], rule: str
 ) -> None:
-    with pytest.raises(WarehouseError) as caught:
-        unreachable(schema).drop_schema(drop_foreign=drop_foreign)
-    assert f"mysql_default names the system schema {schema}" in str(caught.value)
-    assert "it must name a schema of its own" in str(caught.value)
-    assert "Admin > Connections" in str(caught.value)
-
-
-def test_a_connection_without_a_schema_is_refused(unreachable: Callable[[str], Warehouse]) -> None:
-    with pytest.raises(WarehouseError) as caught:
-        unreachable("").drop_schema(drop_foreign=True)
-    assert "mysql_default names no schema" in str(caught.value)
-
-
-def test_a_server_that_is_not_there_is_a_lost_database(unreachable: Callable[[str], Warehouse]) -> None:
-    with pytest.raises(DatabaseLostError, match="cannot be reached"):
-        unreachable("penguins").drop_schema(drop_foreign=False)
+    for name in accepted:
+        assert kind.quote(name) == f"{quote}{name}{quote}"
+    for name in refused:
+        with pytest.raises(WarehouseError, match=re.escape(rule)) as caught:
+            kind.quote(name)
+        assert repr(name) in str(caught.value)
 
 
 # What counts as a lost database.
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_a_broken_connection_is_a_lost_database_and_says_why(warehouse: Warehouse) -> None:
+    for error in (
         errors.OperationalError("lost", errno=2013),
         errors.InterfaceError("no connection", errno=2003),
         errors.DatabaseError("shutting down", errno=1053),
         RuntimeError(2006, "mysqlclient puts the number first"),
-    ],
-    ids=repr,
-)
-def test_a_broken_connection_is_a_lost_database_and_says_why(warehouse: Warehouse, error: Exception) -> None:
-    with pytest.raises(DatabaseLostError) as caught, warehouse.cursor():
-        raise error
-    assert str(error) in str(caught.value)
-    assert caught.value.__cause__ is error
+    ):
+        with pytest.raises(DatabaseLostError) as caught, warehouse.cursor():
+            raise error
+        assert str(error) in str(caught.value)
+        assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_any_other_error_stays_what_it_is(warehouse: Warehouse) -> None:
+    for error in (
         errors.ProgrammingError("access denied", errno=1045),
         errors.IntegrityError("duplicate", errno=1062),
         LoadError("short"),
         ValueError(),
         KeyError("2013"),
         FileNotFoundError(2, "no such file"),
-    ],
-    ids=repr,
-)
-def test_any_other_error_stays_what_it_is(warehouse: Warehouse, error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, warehouse.cursor():
-        raise error
-    assert caught.value is error
+    ):
+        with pytest.raises(type(error)) as caught, warehouse.cursor():
+            raise error
+        assert caught.value is error
 
 
 def test_an_error_rolls_back(warehouse: Warehouse) -> None:
@@ -234,18 +182,56 @@ def test_an_error_rolls_back(warehouse: Warehouse) -> None:
     assert count(warehouse) == 0
 
 
-# drop_schema.
+# drop_schema. MySQL's guards act before there is a connection.
 
 
-def test_own_tables_are_dropped_without_a_question(warehouse: Warehouse, database: Path) -> None:
+@pytest.fixture
+def unreachable(connect: Connect) -> Iterator[Callable[[str], Warehouse]]:
+    """A MySQL connection to that schema of a server that is not there: a socket has its port and accepts nothing."""
+
+    def unreachable(schema: str) -> Warehouse:
+        connect(
+            conn_type="mysql",
+            host="127.0.0.1",
+            port=taken.getsockname()[1],
+            login="nobody",
+            password="none",
+            schema=schema,
+            extra={"client": "mysql-connector-python"},
+        )
+        return open_warehouse(MySqlHook(mysql_conn_id="mysql_default"))
+
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield unreachable
+
+
+def test_a_system_schema_or_none_is_refused_before_anything_is_asked_of_the_server(
+    unreachable: Callable[[str], Warehouse],
+) -> None:
+    systems = ("mysql", "MySQL", "information_schema", "PERFORMANCE_SCHEMA", "sys", "ndbinfo")
+    for schema, said in (("", "no schema"), *((name, f"the system schema {name}") for name in systems)):
+        warehouse = unreachable(schema)
+        for drop_foreign in (False, True):
+            with pytest.raises(WarehouseError, match=f"mysql_default names {said};") as caught:
+                warehouse.drop_schema(drop_foreign=drop_foreign)
+            assert "it must name a schema of its own" in str(caught.value)
+            assert "Admin > Connections" in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_a_lost_database(unreachable: Callable[[str], Warehouse]) -> None:
+    with pytest.raises(DatabaseLostError, match="cannot be reached"):
+        unreachable("penguins").drop_schema(drop_foreign=False)
+
+
+def test_own_tables_are_dropped_without_a_question_and_it_is_no_error_if_there_are_none(
+    warehouse: Warehouse, database: Path
+) -> None:
+    assert warehouse.drop_schema(drop_foreign=False) == str(database)
+    assert database.exists()
     warehouse.create_raw_table()
     assert warehouse.drop_schema(drop_foreign=False) == str(database)
     assert names_in(warehouse) == set()
-
-
-def test_dropping_works_before_there_is_anything(warehouse: Warehouse, database: Path) -> None:
-    assert warehouse.drop_schema(drop_foreign=False) == str(database)
-    assert database.exists()
 
 
 def test_foreign_tables_and_views_are_listed_and_everything_is_kept(warehouse: Warehouse, database: Path) -> None:
@@ -261,14 +247,13 @@ def test_foreign_tables_and_views_are_listed_and_everything_is_kept(warehouse: W
     assert names_in(warehouse) == before >= {TABLE, "payroll", "adelies"}
 
 
-def test_a_copy_of_the_raw_table_is_foreign(warehouse: Warehouse) -> None:
+def test_a_copy_of_the_raw_table_is_foreign_and_so_is_another_of_its_name(warehouse: Warehouse) -> None:
     warehouse.create_raw_table()
     query(warehouse, f"CREATE TABLE backup AS SELECT * FROM {TABLE}")
     with pytest.raises(WarehouseError, match=r"did not make: backup\."):
         warehouse.drop_schema(drop_foreign=False)
-
-
-def test_a_table_of_the_same_name_that_was_not_made_here_is_foreign(warehouse: Warehouse) -> None:
+    query(warehouse, f"DROP TABLE {TABLE}")
+    query(warehouse, "DROP TABLE backup")
     query(warehouse, f"CREATE TABLE {TABLE} (id INTEGER)")
     with pytest.raises(WarehouseError, match=rf"did not make: {TABLE}\."):
         warehouse.drop_schema(drop_foreign=False)
@@ -295,26 +280,27 @@ def test_the_raw_table_has_the_schemas_columns(warehouse: Warehouse) -> None:
     assert columns[1:] == [(c.name, c.sql_type, c.required) for c in COLUMNS]
 
 
-def test_creating_again_empties_the_table(warehouse: Warehouse, source: Source) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    warehouse.create_raw_table()
-    assert count(warehouse) == 0
+def test_creating_again_empties_the_table(loaded: Warehouse) -> None:
+    loaded.create_raw_table()
+    assert count(loaded) == 0
 
 
-# load and read.
+# load.
 
 
-def test_a_load_gives_the_number_of_rows(warehouse: Warehouse, source: Source) -> None:
+def test_a_load_gives_the_number_of_rows_and_a_second_one_replaces_the_first(
+    warehouse: Warehouse, source: Source
+) -> None:
     warehouse.create_raw_table()
     assert warehouse.load(source) == 344
     assert count(warehouse) == 344
+    first = warehouse.read(344)
+    assert warehouse.load(source) == 344
+    assert warehouse.read(344).equals(first)
 
 
-def test_what_was_loaded_is_what_the_file_says(warehouse: Warehouse, source: Source) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    rows = [list(row.values()) for row in warehouse.read(344).to_pylist()]
+def test_what_was_loaded_is_what_the_file_says(loaded: Warehouse) -> None:
+    rows = [list(row.values()) for row in loaded.read(344).to_pylist()]
     assert rows == [
         [
             None if v in MISSING else float(np.float32(v)) if c in NUMBERS else v
@@ -324,97 +310,31 @@ def test_what_was_loaded_is_what_the_file_says(warehouse: Warehouse, source: Sou
     ]
 
 
-def test_read_types_are_float32_and_dictionaries_of_the_schemas_values(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_file_with_bom_crlf_and_quotes_is_loaded_alike(loaded: Warehouse, tmp_path: Path) -> None:
+    expected = loaded.read(344)
+    windows = tmp_path / "windows.csv"
+    content = CSV.read_bytes().replace(b"Biscoe", b'"Biscoe"').replace(b"\n", b"\r\n")
+    windows.write_bytes(b"\xef\xbb\xbf" + content)
+    loaded.load(check_source(windows, test_size=0.2))
+    assert loaded.read(344).equals(expected)
+
+
+def test_a_number_is_read_as_the_check_reads_it(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "x.csv", "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"))
-    table = warehouse.read(1)
-    assert [(f.name, f.type) for f in table.schema] == [
-        (c.name, pa.float32() if isinstance(c, Number) else pa.dictionary(pa.int32(), pa.string())) for c in COLUMNS
-    ]
-    for category in (TARGET, *CATEGORIES):
-        assert table[category.name].combine_chunks().dictionary.to_pylist() == list(category.values)
+    numbers = ("39", "39.", "+39.0", "3.9e1", "390E-1", "0039")
+    warehouse.load(source_of(tmp_path / "x.csv", *[GENTOO.replace("46.1", number) for number in numbers]))
+    assert warehouse.read(6)["culmen_length_mm"].to_pylist() == [float(number) for number in numbers] == [39] * 6
 
 
-def test_a_table_of_several_pieces_is_read_whole_and_in_order(
-    warehouse: Warehouse, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_says_missing_is_null_and_the_raw_table_keeps_how_a_category_was_written(
+    warehouse: Warehouse, tmp_path: Path
 ) -> None:
     warehouse.create_raw_table()
-    warehouse.load(source)
-    at_once = warehouse.read(344)
-    monkeypatch.setattr(Warehouse, "rows_per_piece", 100)
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
-    caplog.clear()
-    caplog.set_level(logging.INFO, progress.__name__)
-    assert warehouse.read(344).equals(at_once)
-    assert [line.split(" of")[0] for line in caplog.messages[:-1]] == [f"read: {rows}" for rows in (100, 200, 300, 344)]
-
-
-def test_pieces_without_a_value_in_a_column_join_those_that_have_one(
-    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Warehouse, "rows_per_piece", 1)
-    warehouse.create_raw_table()
-    rows = ["Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE", "Gentoo,Biscoe,NA,NA,NA,NA,NA"]
+    rows = [f"Gentoo,Biscoe,{token},13.2,211,4500,{token}" for token in MISSING]
     warehouse.load(source_of(tmp_path / "x.csv", *rows))
-    assert warehouse.read(2)["sex"].to_pylist() == ["FEMALE", None]
-    assert warehouse.read(2)["body_mass_g"].to_pylist() == [4500, None]
-
-
-@pytest.mark.parametrize("token", MISSING)
-def test_what_says_missing_is_null(warehouse: Warehouse, tmp_path: Path, token: str) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "x.csv", f"Gentoo,Biscoe,{token},13.2,211,4500,{token}"))
-    row = warehouse.read(1).to_pylist()[0]
-    assert row["culmen_length_mm"] is None
-    assert row["sex"] is None
-
-
-@pytest.mark.parametrize("token", MISSING)
-def test_the_raw_table_keeps_how_a_missing_category_was_written(
-    warehouse: Warehouse, tmp_path: Path, token: str
-) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "x.csv", f"Gentoo,Biscoe,46.1,13.2,211,4500,{token}"))
-    assert query(warehouse, f"SELECT sex FROM {TABLE}") == [(token,)]
-
-
-def test_a_null_that_was_written_by_hand_is_null(warehouse: Warehouse, source: Source) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    query(warehouse, f"UPDATE {TABLE} SET sex = NULL")
-    assert warehouse.read(344)["sex"].null_count == 344
-
-
-@pytest.mark.parametrize("expected", [343, 345])
-def test_another_number_of_rows_than_was_loaded_is_refused_and_both_are_named(
-    warehouse: Warehouse, source: Source, expected: int
-) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, but {expected} were loaded"):
-        warehouse.read(expected)
-
-
-def test_a_table_that_was_emptied_since_the_load_is_refused(warehouse: Warehouse) -> None:
-    warehouse.create_raw_table()
-    with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, but 344 were loaded"):
-        warehouse.read(344)
-
-
-@pytest.mark.parametrize(
-    ("column", "rule"),
-    [("species", "one of Adelie, Chinstrap, Gentoo"), ("sex", "one of FEMALE, MALE")],
-)
-@pytest.mark.parametrize("value", ["Dodo", "na", " "])
-def test_an_unknown_category_is_refused_with_its_column_and_rule(
-    warehouse: Warehouse, source: Source, column: str, rule: str, value: str
-) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    query(warehouse, f"UPDATE {TABLE} SET {column} = '{value}' WHERE row_id = 200")
-    with pytest.raises(WarehouseError) as caught:
-        warehouse.read(344)
-    assert f"{TABLE} holds {value!r} in the column {column}; it must be {rule}" in str(caught.value)
+    table = warehouse.read(len(MISSING))
+    assert table["culmen_length_mm"].null_count == table["sex"].null_count == len(MISSING) == 3
+    assert query(warehouse, f"SELECT sex FROM {TABLE} ORDER BY row_id") == [(token,) for token in MISSING]
 
 
 def test_a_load_says_how_many_rows_are_done(
@@ -423,73 +343,25 @@ def test_a_load_says_how_many_rows_are_done(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
     caplog.set_level(logging.INFO, progress.__name__)
     warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "x.csv", *["Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"] * 25_000))
+    warehouse.load(source_of(tmp_path / "x.csv", *[GENTOO] * 25_000))
     assert [line.split(" rows")[0] for line in caplog.messages] == [
         *("loaded: 10,000 of 25,000", "loaded: 20,000 of 25,000", "loaded: 25,000")
     ]
 
 
-def test_a_read_says_how_many_rows_are_done(
-    warehouse: Warehouse, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
-    monkeypatch.setattr(Warehouse, "rows_per_piece", 200)
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    caplog.clear()
-    caplog.set_level(logging.INFO, progress.__name__)
-    warehouse.read(344)
-    assert [line.split(" rows")[0] for line in caplog.messages] == [
-        *("read: 200 of 344", "read: 344 of 344", "read: 344")
-    ]
-
-
-def test_a_load_that_fails_does_not_say_that_it_is_done(
-    warehouse: Warehouse, source: Source, caplog: pytest.LogCaptureFixture
-) -> None:
-    warehouse.create_raw_table()
-    caplog.set_level(logging.INFO, progress.__name__)
-    with pytest.raises(LoadError):
-        warehouse.load(dataclasses.replace(source, rows=345))
-    assert not any(line.startswith("loaded") for line in caplog.messages)
-
-
-@pytest.mark.parametrize("number", ["39", "39.", "+39.0", "3.9e1", "390E-1", "0039"])
-def test_a_number_is_read_as_the_check_reads_it(warehouse: Warehouse, tmp_path: Path, number: str) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "x.csv", f"Gentoo,Biscoe,{number},13.2,211,4500,MALE"))
-    assert warehouse.read(1).to_pylist()[0]["culmen_length_mm"] == float(number) == 39
-
-
-def test_a_file_with_bom_crlf_and_quotes_is_loaded_alike(warehouse: Warehouse, source: Source, tmp_path: Path) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    expected = warehouse.read(344)
-    windows = tmp_path / "windows.csv"
-    content = CSV.read_bytes().replace(b"Biscoe", b'"Biscoe"').replace(b"\n", b"\r\n")
-    windows.write_bytes(b"\xef\xbb\xbf" + content)
-    warehouse.load(check_source(windows, test_size=0.2))
-    assert warehouse.read(344).equals(expected)
-
-
-def test_a_second_load_replaces_the_first(warehouse: Warehouse, source: Source) -> None:
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    first = warehouse.read(344)
-    assert warehouse.load(source) == 344
-    assert warehouse.read(344).equals(first)
-
-
 @pytest.mark.parametrize("said", [343, 345])
 def test_a_row_count_that_differs_is_named_and_keeps_what_was_there(
-    warehouse: Warehouse, source: Source, tmp_path: Path, said: int
+    warehouse: Warehouse, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture, said: int
 ) -> None:
     warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "before.csv", "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"))
+    warehouse.load(source_of(tmp_path / "before.csv", GENTOO))
     before = warehouse.read(1)
+    caplog.set_level(logging.INFO, progress.__name__)
+    caplog.clear()
     with pytest.raises(LoadError) as caught:
         warehouse.load(dataclasses.replace(source, rows=said))
     assert f"would hold 344 rows, but the file has {said}. Nothing was committed" in str(caught.value)
+    assert not any(line.startswith("loaded") for line in caplog.messages)
     assert warehouse.read(1).equals(before)
 
 
@@ -498,7 +370,7 @@ def test_a_file_that_changed_is_named_with_both_checksums_and_loads_nothing(
 ) -> None:
     warehouse.create_raw_table()
     path = tmp_path / "x.csv"
-    source = source_of(path, "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE")
+    source = source_of(path, GENTOO)
     warehouse.load(source)
     before = warehouse.read(1)
     path.write_text(path.read_text().replace("46.1", "46.2"))
@@ -509,14 +381,73 @@ def test_a_file_that_changed_is_named_with_both_checksums_and_loads_nothing(
     assert warehouse.read(1).equals(before)
 
 
-@pytest.mark.parametrize("row", ["Gentoo,Biscoe,46.1", "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE,2007", ""])
-def test_a_row_with_another_number_of_values_keeps_what_was_there(
-    warehouse: Warehouse, source: Source, tmp_path: Path, row: str
-) -> None:
-    import sqlite3
+def test_a_row_with_another_number_of_values_keeps_what_was_there(loaded: Warehouse, tmp_path: Path) -> None:
+    for row in ("Gentoo,Biscoe,46.1", f"{GENTOO},2007", ""):
+        with pytest.raises(sqlite3.ProgrammingError, match="number of bindings"):
+            loaded.load(source_of(tmp_path / "x.csv", GENTOO, row))
+        assert count(loaded) == 344
 
+
+# read.
+
+
+def test_read_types_are_float32_and_dictionaries_of_the_schemas_values(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.create_raw_table()
-    warehouse.load(source)
-    with pytest.raises(sqlite3.ProgrammingError, match="number of bindings"):
-        warehouse.load(source_of(tmp_path / "x.csv", "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE", row))
-    assert count(warehouse) == 344
+    warehouse.load(source_of(tmp_path / "x.csv", GENTOO))
+    table = warehouse.read(1)
+    assert [(f.name, f.type) for f in table.schema] == [
+        (c.name, pa.float32() if isinstance(c, Number) else pa.dictionary(pa.int32(), pa.string())) for c in COLUMNS
+    ]
+    for category in (TARGET, *CATEGORIES):
+        assert table[category.name].combine_chunks().dictionary.to_pylist() == list(category.values)
+
+
+def test_a_table_of_several_pieces_is_read_whole_and_in_order_and_says_how_far_it_is(
+    loaded: Warehouse, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    at_once = loaded.read(344)
+    monkeypatch.setattr(Warehouse, "rows_per_piece", 100)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
+    caplog.clear()
+    caplog.set_level(logging.INFO, progress.__name__)
+    assert loaded.read(344).equals(at_once)
+    assert [line.split(" rows")[0] for line in caplog.messages] == [
+        *(f"read: {rows} of 344" for rows in (100, 200, 300, 344)),
+        "read: 344",
+    ]
+
+
+def test_pieces_without_a_value_in_a_column_join_those_that_have_one(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Warehouse, "rows_per_piece", 1)
+    warehouse.create_raw_table()
+    warehouse.load(source_of(tmp_path / "x.csv", GENTOO, "Gentoo,Biscoe,NA,NA,NA,NA,NA"))
+    assert warehouse.read(2)["sex"].to_pylist() == ["FEMALE", None]
+    assert warehouse.read(2)["body_mass_g"].to_pylist() == [4500, None]
+
+
+def test_a_null_that_was_written_by_hand_is_null(loaded: Warehouse) -> None:
+    query(loaded, f"UPDATE {TABLE} SET sex = NULL")
+    assert loaded.read(344)["sex"].null_count == 344
+
+
+def test_another_number_of_rows_than_was_loaded_is_refused_and_both_are_named(loaded: Warehouse) -> None:
+    for expected in (343, 345):
+        with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, but {expected} were loaded"):
+            loaded.read(expected)
+    loaded.create_raw_table()
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, but 344 were loaded"):
+        loaded.read(344)
+
+
+@pytest.mark.parametrize(
+    ("column", "rule"),
+    [("species", "one of Adelie, Chinstrap, Gentoo"), ("sex", "one of FEMALE, MALE")],
+)
+def test_an_unknown_category_is_refused_with_its_column_and_rule(loaded: Warehouse, column: str, rule: str) -> None:
+    for value in ("Dodo", "na", " "):
+        query(loaded, f"UPDATE {TABLE} SET {column} = '{value}' WHERE row_id = 200")
+        with pytest.raises(WarehouseError) as caught:
+            loaded.read(344)
+        assert f"{TABLE} holds {value!r} in the column {column}; it must be {rule}" in str(caught.value)

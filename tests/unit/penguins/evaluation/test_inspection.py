@@ -32,12 +32,14 @@ def poor(penguins_tables: Tables) -> Any:
     return pickle.loads(fit(build_pipeline(n_estimators=3, max_samples=30, random_state=0, rows=train.num_rows), train))
 
 
-@pytest.mark.parametrize("random_state", [0, 42])
-def test_the_importance_is_scikit_learns_own(penguins_tables: Tables, poor: Any, random_state: int) -> None:
+# permutation_importance
+
+
+def test_the_importance_is_scikit_learns_own(penguins_tables: Tables, poor: Any) -> None:
     _, test = penguins_tables
     frame, labels = to_frame(feature_frame(test)), test[TARGET.name].to_pylist()
-    own = scikit_learn.permutation_importance(poor, frame, labels, n_repeats=REPEATS, random_state=random_state)
-    importance, predicted = permutation_importance(poor, test, random_state)
+    own = scikit_learn.permutation_importance(poor, frame, labels, n_repeats=REPEATS, random_state=42)
+    importance, predicted = permutation_importance(poor, test, 42)
     assert list(importance) == [c.name for c in FEATURES]
     assert [of["mean"] for of in importance.values()] == pytest.approx(own.importances_mean)
     assert [of["sd"] for of in importance.values()] == pytest.approx(own.importances_std)
@@ -55,6 +57,9 @@ def test_all_permutations_are_predicted_in_one_call(penguins_tables: Tables, poo
 
     permutation_importance(Counted(), penguins_tables[1], 0)
     assert calls == [69 * (1 + REPEATS * len(FEATURES))]
+
+
+# calibration
 
 
 def test_the_calibration_is_scikit_learns_curve_of_the_predicted_class(penguins_tables: Tables, poor: Any) -> None:
@@ -87,18 +92,7 @@ def test_classes_in_another_order_than_the_schemas_keep_their_probabilities(peng
         assert only["right"] == (label_codes(sample) == place).sum()
 
 
-def test_the_facts_are_the_same_each_time_and_plain_json(penguins_tables: Tables, poor: Any) -> None:
-    first = inspect(poor, penguins_tables[1], random_state=3)
-    assert first == inspect(poor, penguins_tables[1], random_state=3)
-    assert first["importance"] != inspect(poor, penguins_tables[1], random_state=4)["importance"]
-    assert json.loads(json.dumps(first, allow_nan=False)) == first
-
-
-def test_of_many_rows_a_sample_is_taken(penguins_tables: Tables, poor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    test = penguins_tables[1]
-    monkeypatch.setattr(module, "PERMUTED_ROWS", 20 * REPEATS * len(FEATURES))
-    assert inspect(poor, test, random_state=0) == inspect(poor, test.slice(0, 20), random_state=0)
-    assert sum(b["rows"] for b in inspect(poor, test, random_state=0)["calibration"]) == 20
+# points
 
 
 def test_the_points_are_the_rows_by_the_two_numbers_that_matter_most(penguins_tables: Tables, poor: Any) -> None:
@@ -128,13 +122,28 @@ def test_points_are_few_and_have_both_numbers(penguins_tables: Tables) -> None:
     assert rows[0][:2] == frame.loc[2, names[:2]].tolist()
 
 
-@pytest.mark.parametrize("numbers", [0, 1])
-def test_without_two_numbers_there_are_no_points(
-    penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch, numbers: int
-) -> None:
-    monkeypatch.setattr(module, "NUMBERS", NUMBERS[:numbers])
+def test_without_two_numbers_there_are_no_points(penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     test = penguins_tables[1]
-    assert points(test, label_codes(test), {c.name: {"mean": 1.0, "sd": 0.0} for c in FEATURES}) is None
+    for numbers in (0, 1):
+        monkeypatch.setattr(module, "NUMBERS", NUMBERS[:numbers])
+        assert points(test, label_codes(test), {c.name: {"mean": 1.0, "sd": 0.0} for c in FEATURES}) is None
+
+
+# inspect
+
+
+def test_the_facts_are_the_same_each_time_and_plain_json(penguins_tables: Tables, poor: Any) -> None:
+    first = inspect(poor, penguins_tables[1], random_state=3)
+    assert first == inspect(poor, penguins_tables[1], random_state=3)
+    assert first["importance"] != inspect(poor, penguins_tables[1], random_state=4)["importance"]
+    assert json.loads(json.dumps(first, allow_nan=False)) == first
+
+
+def test_of_many_rows_a_sample_is_taken(penguins_tables: Tables, poor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = penguins_tables[1]
+    monkeypatch.setattr(module, "PERMUTED_ROWS", 20 * REPEATS * len(FEATURES))
+    assert inspect(poor, test, random_state=0) == inspect(poor, test.slice(0, 20), random_state=0)
+    assert sum(b["rows"] for b in inspect(poor, test, random_state=0)["calibration"]) == 20
 
 
 @pytest.mark.parametrize("kept", [NUMBERS, CATEGORIES, NUMBERS[:1]], ids=["no categories", "no numbers", "one column"])

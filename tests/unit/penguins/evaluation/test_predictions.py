@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from penguins.evaluation.predictions import Predictions
-from penguins.registry import PROJECT
-from penguins.schema import CSV_NAME
-
-Trained = tuple[bytes, dict[str, Any]]
-CSV = PROJECT / "dags" / CSV_NAME
-Publish = Callable[[], dict[str, Any]]
 
 
 def test_what_a_version_keeps_of_a_large_table_is_small() -> None:

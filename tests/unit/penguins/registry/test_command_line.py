@@ -1,4 +1,4 @@
-"""The registry's command line: the tables. What else it does is tested with the registry."""
+"""The registry's command line: what it prints, and its exit codes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ from penguins.registry.__main__ import main
 Trained = tuple[bytes, dict[str, Any]]
 Publish = Callable[[], dict[str, Any]]
 Command = Callable[..., tuple[int, str, str]]
+ABSENT = "20260101T000000Z-0123abcd"
+
+
+def environment_of(registry: Registry) -> dict[str, str]:
+    return {
+        "PYTHONPATH": str(PROJECT / "plugins"),
+        "MODELS_DIR": str(registry.root),
+        "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
+    }
 
 
 @pytest.fixture
@@ -81,45 +90,34 @@ def test_list_says_what_is_wrong_with_a_version_and_fails(
     assert f"version {damaged}: its signature does not match the key in {registry.key_file}." in bad
 
 
-def test_list_says_that_the_serving_version_is_gone(registry: Registry, publish: Publish, command: Command) -> None:
-    version, gone = publish()["version"], publish()["version"]
-    shutil.rmtree(registry.root / gone)
-    code, output, errors = command("list")
-    assert code == 1
-    assert cells(output)[1][0] == version
-    assert errors == f"the serving version {gone} is missing\n"
-
-
 def test_what_a_manifest_says_is_never_read_as_markup(published: Callable[..., str], command: Command) -> None:
     published(dag_run_id="[red]run[/red]:warning:")
     assert cells(command("list")[1])[1][-1] == "[red]run[/red]:warning:"
 
 
-@pytest.mark.parametrize("columns", ["20", "80"])
-@pytest.mark.parametrize("name", ["list", "show", "diff"])
 def test_nothing_is_cut_off_in_a_pipe(
-    registry: Registry, published: Callable[..., str], name: str, columns: str
+    registry: Registry, published: Callable[..., str], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whatever the terminal's width; the other commands print as `list` does, and so need no pipe of their own."""
     run_id = "manual__2026-01-01T00:00:00+00:00_" + "x" * 200
     a, b = published(dag_run_id=run_id), published(params={"csv_path": run_id})
-    arguments = {"list": [], "show": [a], "diff": [a, b]}[name]
     run = subprocess.run(
-        [sys.executable, "-m", "penguins.registry", name, *arguments],
+        [sys.executable, "-m", "penguins.registry", "list"],
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
-        env={
-            "PYTHONPATH": str(PROJECT / "plugins"),
-            "MODELS_DIR": str(registry.root),
-            "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
-            "COLUMNS": columns,
-        },
+        env={**environment_of(registry), "COLUMNS": "20"},
     )
     assert run.stderr == ""
-    assert run_id in run.stdout
-    assert a in run.stdout
-    assert run.stdout.isascii()
+    outputs = [run.stdout]
+    for columns in ("20", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        outputs += [command(*arguments)[1] for arguments in (["list"], ["show", a], ["diff", a, b])]
+    for output in outputs:
+        assert run_id in output
+        assert a in output
+        assert output.isascii()
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
@@ -131,13 +129,7 @@ def test_a_narrow_terminal_folds_the_run_and_leaves_the_version_whole(
     with subprocess.Popen(
         [sys.executable, "-m", "penguins.registry", "list"],
         stdout=of_process,
-        env={
-            "PYTHONPATH": str(PROJECT / "plugins"),
-            "MODELS_DIR": str(registry.root),
-            "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
-            "COLUMNS": "80",
-            "TERM": "xterm",
-        },
+        env={**environment_of(registry), "COLUMNS": "80", "TERM": "xterm"},
     ) as process:
         os.close(of_process)
         printed = b""
@@ -156,10 +148,10 @@ def test_a_narrow_terminal_folds_the_run_and_leaves_the_version_whole(
 # show
 
 
-@pytest.mark.parametrize("how", ["version", "current"])
-def test_show_prints_what_the_manifest_says(registry: Registry, publish: Publish, command: Command, how: str) -> None:
+def test_show_prints_what_the_manifest_says(publish: Publish, command: Command) -> None:
     manifest = publish()
-    code, output, errors = command("show", manifest["version"] if how == "version" else "current")
+    code, output, errors = command("show", manifest["version"])
+    assert command("show", "current") == (code, output, errors)
     lines = cells(output)
     assert (code, errors) == (0, "")
     assert ["version", manifest["version"]] in lines
@@ -246,47 +238,134 @@ def test_diff_prints_what_differs_and_nothing_else(
     ]
 
 
-# What is asked for and not there
+# verify
 
 
-@pytest.mark.parametrize("arguments", [("show", "latest"), ("diff", "current", "20260101T000000Z-0123abcd")])
-def test_a_version_that_is_not_there_is_refused_with_those_that_are(
-    publish: Publish, command: Command, arguments: tuple[str, ...]
+def test_verify_prints_the_versions_newest_first_with_a_star_on_the_serving_one(
+    registry: Registry, publish: Publish, command: Command
 ) -> None:
+    manifest = publish()
+    newer = publish()["version"]
+    registry.activate(manifest["version"])
+    said = f"accuracy {manifest['metrics']['accuracy']:.4f}  test"
+    assert command("verify") == (0, f"  {newer}  {said}\n* {manifest['version']}  {said}\n", "")
+
+
+def test_verify_names_each_damaged_version_and_what_is_wrong_with_it(
+    registry: Registry, trained: Trained, publish: Publish, command: Command
+) -> None:
+    version = registry.publish(*trained, make_report=lambda _: b"<p>report</p>", predictions=b"kept")["version"]
+    serving = publish()["version"]
+    assert command("verify")[0] == 0
+    for file, said in (
+        ("predictions.parquet", "the sha256 of its predictions is"),
+        ("report.html", "the sha256 of its report is"),
+        ("model.pkl", "the sha256 of its pickle is"),
+        ("manifest.json", "its signature does not match"),
+    ):
+        path = registry.root / version / file
+        content = path.read_bytes()
+        path.write_bytes(b"{}")
+        code, output, _ = command("verify")
+        good, bad = output.splitlines()
+        assert code == 1
+        assert good.startswith(f"* {serving}  accuracy")
+        assert bad.startswith(f"  {version}  BAD: version {version}: {said}")
+        path.write_bytes(content)
+
+
+# activate and rotate-key
+
+
+def test_activate_rolls_back(registry: Registry, publish: Publish, command: Command) -> None:
+    first = publish()["version"]
+    publish()
+    assert command("activate", first) == (0, f"{first} serves now\n", "")
+    assert registry.current() == first
+
+
+def test_activate_refuses_what_is_no_whole_version(registry: Registry, publish: Publish, command: Command) -> None:
+    damaged, serving = publish()["version"], publish()["version"]
+    (registry.root / damaged / "model.pkl").write_bytes(b"")
+    for version, said in (
+        *((name, name) for name in (ABSENT, "latest", "../key")),
+        (damaged, f"version {damaged}: the sha256 of its pickle"),
+    ):
+        code, output, errors = command("activate", version)
+        assert (code, output) == (1, "")
+        assert said in errors
+        assert registry.current() == serving
+
+
+def test_rotate_key_names_the_file_and_leaves_the_versions_valid(
+    registry: Registry, publish: Publish, command: Command
+) -> None:
+    publish()
+    before = registry.key_file.read_text()
+    code, output, _ = command("rotate-key")
+    assert (code, str(registry.key_file) in output.splitlines()[0]) == (0, True)
+    assert registry.key_file.read_text() != before
+    publish()
+    assert command("verify")[0] == 0
+
+
+# Every command
+
+
+def test_a_version_that_is_not_there_is_refused_with_those_that_are(publish: Publish, command: Command) -> None:
     versions = [publish()["version"], publish()["version"]]
-    code, output, errors = command(*arguments)
-    assert (code, output) == (1, "")
-    assert f"there is no version {arguments[-1]!r}" in errors
-    assert f"it must be `current` or one of {versions[1]}, {versions[0]}" in errors
-    assert "`python -m penguins.registry list` shows them" in errors
+    for arguments in (("show", "latest"), ("diff", "current", ABSENT)):
+        code, output, errors = command(*arguments)
+        assert (code, output) == (1, "")
+        assert f"there is no version {arguments[-1]!r}" in errors
+        assert f"it must be `current` or one of {versions[1]}, {versions[0]}" in errors
+        assert "`python -m penguins.registry list` shows them" in errors
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("show", "current"), ("show", "x"), ("diff", "x", "y")])
-def test_before_the_first_model_it_says_what_to_do(command: Command, arguments: tuple[str, ...]) -> None:
-    code, output, errors = command(*arguments)
-    assert (code, output) == (1, "")
-    assert "trigger the DAG modelo_penguin" in errors
+def test_a_serving_version_that_is_gone_is_said(registry: Registry, publish: Publish, command: Command) -> None:
+    version, gone = publish()["version"], publish()["version"]
+    shutil.rmtree(registry.root / gone)
+    for name in ("list", "verify"):
+        code, output, errors = command(name)
+        assert code == 1
+        assert cells(output)[-1][0] == version  # without a star
+        assert gone not in output
+        assert errors == f"the serving version {gone} is missing\n"
 
 
-@pytest.mark.parametrize("arguments", [["show"], ["diff", "a"], ["show", "a", "b"]], ids=" ".join)
-def test_other_arguments_are_refused_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert "usage: python -m penguins.registry" in capsys.readouterr().err
+def test_before_the_first_model_it_says_what_to_do(command: Command) -> None:
+    for arguments in (("list",), ("verify",), ("show", "current"), ("show", "x"), ("diff", "x", "y")):
+        code, output, errors = command(*arguments)
+        assert (code, output) == (1, ""), arguments
+        assert "trigger the DAG modelo_penguin" in errors
 
 
-def test_the_registry_and_what_prints_no_table_need_no_rich(registry: Registry, publish: Publish) -> None:
+def test_other_arguments_are_refused_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        *([], ["remove"], ["activate"], ["list", "all"]),
+        *(["show"], ["diff", "a"], ["show", "a", "b"]),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "usage: python -m penguins.registry" in capsys.readouterr().err
+
+
+def test_it_needs_nothing_but_pythonpath_and_without_a_table_no_rich(registry: Registry, publish: Publish) -> None:
     version = publish()["version"]
-    code = (
+    without_rich = (
         "import sys; sys.modules['rich'] = None; from penguins.registry.__main__ import main; "
         f"sys.exit(main(['verify']) or main(['activate', {version!r}]))"
     )
-    env = {"MODELS_DIR": str(registry.root), "MODEL_SIGNING_KEY_FILE": str(registry.key_file)}
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        timeout=60,
-        capture_output=True,
-        env={"PYTHONPATH": str(PROJECT / "plugins"), **env},
-    )
+    for arguments in (["-m", "penguins.registry", "verify"], ["-c", without_rich]):
+        run = subprocess.run(
+            [sys.executable, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=os.sep,
+            env=environment_of(registry),
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+        assert run.stdout.startswith(f"* {version}  accuracy")

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from penguins import progress
@@ -46,6 +45,17 @@ def fitted(train: pa.Table, **changed: Any) -> Any:
     return pickle.loads(fit(small_pipeline(train.num_rows, **changed), train))
 
 
+@pytest.fixture(scope="module")
+def small(penguins_tables: Tables) -> bytes:
+    """The pickle of the small pipeline, fitted on the project's rows. The same rows and seed must give it again."""
+    return fit(small_pipeline(), penguins_tables[0])
+
+
+@pytest.fixture
+def pipeline(small: bytes) -> Any:
+    return pickle.loads(small)
+
+
 # clean
 
 
@@ -53,34 +63,24 @@ def test_the_projects_file_has_342_clean_rows(penguins_tables: Tables) -> None:
     assert sum(table.num_rows for table in penguins_tables) == 342
 
 
-def test_rows_without_any_measurement_are_left_out() -> None:
-    table = clean(
-        table_of(
-            [
-                ("Adelie", "Dream", None, None, None, None, "MALE"),
-                ("Gentoo", "Biscoe", None, None, None, 4500.0, "NA"),
-            ]
-        )
+def test_rows_without_any_measurement_are_left_out_and_columns_and_types_stay() -> None:
+    table = table_of(
+        [
+            ("Adelie", "Dream", None, None, None, None, "MALE"),
+            ("Gentoo", "Biscoe", None, None, None, 4500.0, "NA"),
+        ]
     )
-    assert table["species"].to_pylist() == ["Gentoo"]
+    assert clean(table)["species"].to_pylist() == ["Gentoo"]
+    for some in (table, table.slice(0, 1)):  # also where no row is left
+        assert clean(some).schema == table.schema
 
 
-@pytest.mark.parametrize("column", NUMBERS, ids=lambda c: c.name)
-def test_a_row_with_one_measurement_stays_as_it_is(column: Any) -> None:
-    measured = [column.example if c is column else None for c in COLUMNS[2:6]]
-    table = table_of([("Adelie", "Dream", *measured, None)])
+def test_rows_with_one_measurement_stay_as_they_are_and_in_order() -> None:
+    measured = [[column.example if c is column else None for c in COLUMNS[2:6]] for column in NUMBERS]
+    assert len(measured) == 4
+    measured += [[None, None, None, mass] for mass in (4500.0, 3000.0, 4000.0)]
+    table = table_of([("Adelie", "Dream", *numbers, None) for numbers in measured])
     assert clean(table).equals(table)
-
-
-def test_cleaning_leaves_columns_and_types_as_they_are() -> None:
-    table = table_of([("Adelie", "Dream", None, None, None, None, "MALE")])
-    assert clean(table).schema == table.schema
-
-
-def test_cleaning_keeps_the_order_of_the_table() -> None:
-    masses = [4500.0, 3000.0, 4000.0]
-    table = clean(table_of([("Gentoo", "Biscoe", None, None, None, mass, "MALE") for mass in masses]))
-    assert table["body_mass_g"].to_pylist() == masses
 
 
 # split
@@ -103,6 +103,12 @@ def test_the_split_is_stratified_by_the_target(penguins_frames: Frames) -> None:
     assert train[TARGET.name].value_counts().to_dict() == {"Adelie": 121, "Gentoo": 98, "Chinstrap": 54}
 
 
+def test_the_split_keeps_columns_and_types(penguins_tables: Tables) -> None:
+    """What is written for the next tasks stays as compact as what was read."""
+    train, test = penguins_tables
+    assert train.schema == test.schema == table_of([]).schema
+
+
 def test_the_same_seed_splits_alike_and_another_one_does_not(penguins_tables: Tables) -> None:
     first, again, other = (split(penguins_tables[0], test_size=0.2, random_state=seed)[1] for seed in (7, 7, 8))
     assert first.equals(again)
@@ -119,12 +125,7 @@ def test_rows_with_equal_features_stay_on_one_side_whatever_their_labels(penguin
     assert len(set(row_keys(test))) == 69
 
 
-def test_rows_that_repeat_by_nature_count_each(penguins_tables: Tables) -> None:
-    """A table of a few categories has no copies; were its rows one, a class would have none to hold out."""
-    frame = frame_of(pa.concat_tables(penguins_tables)).assign(**{c.name: 1.0 for c in NUMBERS}, sex="MALE")
-    groups, first = distinct_rows(table_of(frame.assign(body_mass_g=200.0)))
-    assert (groups == first).all()
-    assert len(first) == 342
+# row_keys and distinct_rows
 
 
 def test_the_key_of_a_row_depends_on_its_features_alone(penguins_tables: Tables) -> None:
@@ -136,10 +137,12 @@ def test_the_key_of_a_row_depends_on_its_features_alone(penguins_tables: Tables)
         assert not (row_keys(table_of(frame.assign(**{column.name: frame[column.name] + 1}))) == keys).any()
 
 
-def test_the_split_keeps_columns_and_types(penguins_tables: Tables) -> None:
-    """What is written for the next tasks stays as compact as what was read."""
-    train, test = penguins_tables
-    assert train.schema == test.schema == table_of([]).schema
+def test_rows_that_repeat_by_nature_count_each(penguins_tables: Tables) -> None:
+    """A table of a few categories has no copies; were its rows one, a class would have none to hold out."""
+    frame = frame_of(pa.concat_tables(penguins_tables)).assign(**{c.name: 1.0 for c in NUMBERS}, sex="MALE")
+    groups, first = distinct_rows(table_of(frame.assign(body_mass_g=200.0)))
+    assert (groups == first).all()
+    assert len(first) == 342
 
 
 # label_codes and feature_frame
@@ -150,14 +153,11 @@ def test_label_codes_are_places_in_the_schemas_values(penguins_tables: Tables) -
     assert [TARGET.values[code] for code in label_codes(table)] == table[TARGET.name].to_pylist()
 
 
-def test_the_feature_frame_is_small_and_lacks_the_target(penguins_tables: Tables) -> None:
+def test_the_feature_frame_is_small_lacks_the_target_and_has_nan_for_what_is_missing(penguins_tables: Tables) -> None:
     frame = feature_frame(penguins_tables[0])
     assert frame.columns.tolist() == [c.name for c in FEATURES]
     assert {frame[c.name].dtype for c in NUMBERS} == {np.dtype("float32")}
     assert {c.name: tuple(frame[c.name].cat.categories) for c in CATEGORIES} == {c.name: c.values for c in CATEGORIES}
-
-
-def test_the_feature_frame_has_nan_for_what_is_missing() -> None:
     frame = feature_frame(table_of([("Adelie", "Dream", 39.1, None, 181.0, 3750.0, None)]))
     assert frame.isna().to_numpy().tolist() == [[False, False, True, False, False, True]]
 
@@ -165,30 +165,29 @@ def test_the_feature_frame_has_nan_for_what_is_missing() -> None:
 # build_pipeline
 
 
-def test_the_forest_is_built_as_asked() -> None:
-    forest = small_pipeline(n_estimators=17, random_state=3).named_steps["forest"]
+def test_the_forest_is_built_as_asked_without_a_score_of_its_own() -> None:
+    """scikit-learn's takes longer than the fit; `evaluation.scores.out_of_bag` takes its place."""
+    forest = small_pipeline(10_001, n_estimators=17, random_state=3).named_steps["forest"]
     assert isinstance(forest, RandomForestClassifier)
     assert (forest.n_estimators, forest.random_state, forest.n_jobs) == (17, 3, -1)
+    assert not forest.oob_score
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(99, None), (100, None), (101, 100)])
-def test_max_samples_only_limits_a_table_that_has_more(rows: int, expected: int | None) -> None:
-    assert small_pipeline(rows, max_samples=100).named_steps["forest"].max_samples == expected
-
-
-def test_the_forest_has_no_score_of_its_own() -> None:
-    """scikit-learn's takes longer than the fit; `validation.out_of_bag_accuracy` takes its place."""
-    assert not small_pipeline(10_001).named_steps["forest"].oob_score
+def test_max_samples_only_limits_a_table_that_has_more() -> None:
+    for rows, expected in ((99, None), (100, None), (101, 100)):
+        assert small_pipeline(rows, max_samples=100).named_steps["forest"].max_samples == expected, rows
 
 
 # fit
 
 
-def test_numbers_are_scaled_and_categories_are_one_hot(penguins_tables: Tables) -> None:
+def test_numbers_are_scaled_and_categories_are_one_hot_in_float32(penguins_tables: Tables, pipeline: Any) -> None:
+    """What the trees take: one column of float64 would double what all of them need."""
     train = feature_frame(penguins_tables[0])
-    columns = fitted(penguins_tables[0]).named_steps["columns"]
+    columns = pipeline.named_steps["columns"]
     assert isinstance(columns.named_transformers_["numbers"][-1], StandardScaler)
     features = columns.transform(train)
+    assert features.dtype == np.float32
     numbers, one_hot = features[:, : len(NUMBERS)], features[:, len(NUMBERS) :]
     np.testing.assert_allclose(numbers.mean(axis=0, dtype="float64"), 0, atol=1e-6)
     np.testing.assert_allclose(numbers.std(axis=0, dtype="float64"), 1, rtol=1e-6)
@@ -197,17 +196,9 @@ def test_numbers_are_scaled_and_categories_are_one_hot(penguins_tables: Tables) 
     assert one_hot.sum(axis=1).tolist() == [len(CATEGORIES)] * len(train)
 
 
-def test_a_fit_stays_in_float32(penguins_tables: Tables) -> None:
-    """What the trees take: one column of float64 would double what all of them need."""
-    columns = fitted(penguins_tables[0]).named_steps["columns"]
-    assert columns.transform(feature_frame(penguins_tables[0])).dtype == np.float32
-
-
-def test_missing_values_are_imputed_with_median_and_most_frequent(
-    penguins_tables: Tables, penguins_frames: Frames
-) -> None:
+def test_missing_values_are_imputed_with_median_and_most_frequent(penguins_frames: Frames, pipeline: Any) -> None:
     train, _ = penguins_frames
-    columns = fitted(penguins_tables[0]).named_steps["columns"]
+    columns = pipeline.named_steps["columns"]
     record = train.head(1).assign(body_mass_g=np.nan, sex=np.nan)
     filled = train.head(1).assign(body_mass_g=train["body_mass_g"].median(), sex=train["sex"].mode()[0])
     np.testing.assert_array_equal(columns.transform(record), columns.transform(filled))
@@ -221,12 +212,12 @@ def test_a_category_that_training_never_saw_can_be_predicted(penguins_frames: Fr
 
 
 @pytest.mark.filterwarnings("ignore:Skipping features without any observed values")
-@pytest.mark.parametrize("name", [c.name for c in FEATURES if not c.required])
-def test_a_feature_that_no_row_has_does_not_stop_the_training(penguins_frames: Frames, name: str) -> None:
+def test_a_feature_that_no_row_has_does_not_stop_the_training(penguins_frames: Frames) -> None:
     """The check of the source accepts such a file, and by the time of training the old table is gone."""
     train, test = penguins_frames
-    pipeline = fitted(table_of(train.assign(**{name: None})))
-    assert len(pipeline.predict(test)) == len(test)
+    for name in (NUMBERS[0].name, "sex"):
+        pipeline = fitted(table_of(train.assign(**{name: None})))
+        assert len(pipeline.predict(test)) == len(test), name
 
 
 def test_the_model_is_worth_its_name(penguins_tables: Tables, penguins_frames: Frames) -> None:
@@ -234,31 +225,19 @@ def test_the_model_is_worth_its_name(penguins_tables: Tables, penguins_frames: F
     assert (fitted(penguins_tables[0], n_estimators=20).predict(test) == test[TARGET.name]).mean() >= 0.95
 
 
-def test_the_same_rows_and_seed_give_the_same_bytes(penguins_tables: Tables) -> None:
+def test_the_same_rows_and_seed_give_the_same_bytes(penguins_tables: Tables, small: bytes) -> None:
+    """In one chunk or several, on one core or several."""
     train, _ = penguins_tables
-    assert fit(small_pipeline(), train) == fit(small_pipeline(), table_of(frame_of(train)))
-
-
-def test_rows_in_several_chunks_give_the_same_bytes(penguins_tables: Tables) -> None:
-    train, _ = penguins_tables
+    assert fit(small_pipeline(), table_of(frame_of(train))) == small
     chunks = pa.concat_tables([train.slice(0, 100), train.slice(100)])
     assert chunks["species"].num_chunks == 2
-    assert fit(small_pipeline(), chunks) == fit(small_pipeline(), train)
+    assert fit(small_pipeline(), chunks) == small
+    for n_jobs in (None, 1, 2, 3):
+        assert fit(small_pipeline().set_params(forest__n_jobs=n_jobs), train) == small, n_jobs
+    assert fit(small_pipeline(random_state=43), train) != small
 
 
-def test_another_seed_gives_another_model(penguins_tables: Tables) -> None:
-    train, _ = penguins_tables
-    assert fit(small_pipeline(), train) != fit(small_pipeline(random_state=43), train)
-
-
-@pytest.mark.parametrize("n_jobs", [None, 1, 2, 3])
-def test_n_jobs_does_not_change_the_bytes(penguins_tables: Tables, n_jobs: int | None) -> None:
-    train, _ = penguins_tables
-    pipeline = small_pipeline().set_params(forest__n_jobs=n_jobs)
-    assert fit(pipeline, train) == fit(small_pipeline(), train)
-
-
-def test_another_process_gives_the_same_bytes(penguins_tables: Tables, tmp_path: Path) -> None:
+def test_another_process_gives_the_same_bytes(penguins_tables: Tables, small: bytes, tmp_path: Path) -> None:
     """Each task of a run is a process of its own, with another seed of Python's hashes."""
     train, _ = penguins_tables
     pq.write_table(train, tmp_path / "train.parquet")
@@ -275,12 +254,13 @@ def test_another_process_gives_the_same_bytes(penguins_tables: Tables, tmp_path:
         timeout=120,
         env={"PYTHONPATH": str(PROJECT / "plugins"), "PYTHONHASHSEED": "1"},
     )
-    assert run.stdout.strip() == hashlib.sha256(fit(small_pipeline(), train)).hexdigest()
+    assert run.stdout.strip() == hashlib.sha256(small).hexdigest()
 
 
-def test_the_pickle_predicts_on_one_core(penguins_tables: Tables) -> None:
+def test_the_pickled_forest_predicts_on_one_core_and_says_nothing(pipeline: Any) -> None:
     """Parallel summing of the trees would change the last bits."""
-    assert fitted(penguins_tables[0]).named_steps["forest"].n_jobs is None
+    assert pipeline.named_steps["forest"].n_jobs is None
+    assert pipeline.named_steps["forest"].verbose == 0
 
 
 def test_a_large_tables_pickle_keeps_not_a_row_of_it(penguins_tables: Tables) -> None:
@@ -305,13 +285,6 @@ class TalkativeForest(RandomForestClassifier):
         return self
 
 
-@pytest.fixture
-def talkative() -> Pipeline:
-    pipeline = small_pipeline()
-    pipeline.steps[-1] = ("forest", TalkativeForest(n_estimators=5, random_state=42, n_jobs=-1))
-    return pipeline
-
-
 def test_the_trees_that_are_done_are_said(
     penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -332,9 +305,11 @@ def test_what_scikit_learn_prints_of_its_trees_is_not_seen(
 
 
 def test_what_anything_else_prints_during_a_fit_is_seen(
-    penguins_tables: Tables, talkative: Pipeline, capsys: pytest.CaptureFixture[str]
+    penguins_tables: Tables, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit(talkative, penguins_tables[0])
+    pipeline = small_pipeline()
+    pipeline.steps[-1] = ("forest", TalkativeForest(n_estimators=5, random_state=42, n_jobs=-1))
+    fit(pipeline, penguins_tables[0])
     out, err = capsys.readouterr()
     assert "said before the trees\n" in out
     assert "said after the trees\n" in out
@@ -349,7 +324,3 @@ def test_a_fit_that_fails_leaves_the_streams_and_the_forest_as_they_were(penguin
         fit(pipeline, penguins_tables[0])
     assert (sys.stdout, sys.stderr) == streams
     assert pipeline.named_steps["forest"].verbose == 0
-
-
-def test_the_pickled_forest_says_nothing_when_it_predicts(penguins_tables: Tables) -> None:
-    assert fitted(penguins_tables[0]).named_steps["forest"].verbose == 0
