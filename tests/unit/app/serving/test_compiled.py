@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 
 import app.serving.compiled
 import app.serving.compiler
-from app.serving.compiled import Compiled, CompiledModel, CompileError, CompilerLostError, load
+from app.serving.compiled import Compiled, CompiledModel, CompileError, CompilerLostError, _compile_apart, load
 from app.serving.compiler import compile_model
 from app.settings import SHARED_FOLDER
 from penguins import inference
@@ -276,17 +276,19 @@ def test_workers_compile_once_in_a_process_of_its_own(
     assert len(list(tmp_path.glob("*.compiled"))) == 1
 
 
-def test_a_model_that_must_not_serve_is_refused_with_its_reason(
-    trained: Trained, request: pytest.FixtureRequest
-) -> None:
+def test_a_model_that_must_not_serve_is_refused_with_its_reason(trained: Trained) -> None:
     pickled, facts = trained
-    with pytest.raises(ModelError, match="does not open as a classifier"):
-        load(b"no pickle", facts)
-    request.getfixturevalue("compile_apart")  # the reason comes out of the process as well
     golden = copy.deepcopy(facts["golden"])
     golden["labels"][0] = "Gentoo"
+    forged = {**facts, "golden": golden}
+    with pytest.raises(ModelError, match="does not open as a classifier"):
+        load(b"no pickle", facts)
     with pytest.raises(ModelError, match="golden row 1 gives"):
-        load(pickled, {**facts, "golden": golden})
+        load(pickled, forged)
+    # The process answers with it, too. If it died of it, the pipeline would be opened here to find out.
+    answer = _compile_apart(pickled, forged)
+    assert isinstance(answer, ModelError)
+    assert "golden row 1 gives" in str(answer)
 
 
 def test_a_compiler_that_dies_or_takes_too_long_leaves_the_pipeline(
