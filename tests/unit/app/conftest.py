@@ -1,24 +1,47 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-import app.serving
+import app.serving.compiled
+import app.serving.model_server
 from app.main import create_app
-from app.serving.compiled import load
+from app.serving.compiled import Answer, CompileError, _compile_apart, load
 from app.settings import Settings
+from penguins.inference import ModelError, load_model
 from penguins.registry import Registry
 from penguins.report.page import render
 
 
-@pytest.fixture(autouse=True)
-def compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile each model once for all tests: that takes two seconds, and there are hundreds that load the same one."""
-    monkeypatch.setattr(app.serving.model_server, "load", _load)
+@pytest.fixture(scope="module", autouse=True)
+def compile_once() -> Iterator[None]:
+    """Compile each model once for all tests, and in this process, because another one takes seconds to start.
+
+    Of module scope, so that it comes before a module's own service as well.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.serving.compiled, "_compile_apart", _compile_here)
+        patch.setattr(app.serving.model_server, "load", _load)
+        yield
+
+
+@pytest.fixture
+def compile_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile in a process of its own after all, as the service does."""
+    monkeypatch.setattr(app.serving.compiled, "_compile_apart", _compile_apart)
+
+
+def _compile_here(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
+    from app.serving.compiler import compile_model
+
+    try:
+        return compile_model(load_model(pickled, manifest), manifest["golden"])
+    except (CompileError, ModelError) as error:
+        return error
 
 
 _loaded: dict[str, Any] = {}

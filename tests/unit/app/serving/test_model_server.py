@@ -40,24 +40,37 @@ def test_without_a_model_the_reason_is_given(server: ModelServer) -> None:
         server.require()
 
 
-def test_a_new_version_is_taken_and_so_is_a_rollback(server: ModelServer, registry: Registry, publish: Publish) -> None:
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The versions that were loaded, not counting what was taken over from before."""
+    versions: list[str] = []
+    load = app.serving.model_server.load
+
+    def noted(pickled: bytes, manifest: dict[str, Any]) -> Any:
+        versions.append(manifest["version"])
+        return load(pickled, manifest)
+
+    monkeypatch.setattr(app.serving.model_server, "load", noted)
+    return versions
+
+
+def test_a_new_version_is_loaded_once_and_a_rollback_to_the_previous_one_not_at_all(
+    server: ModelServer, registry: Registry, publish: Publish, loads: list[str]
+) -> None:
     first = publish()["version"]
     server.refresh()
-    assert server.require().version == first
+    before = server.require()
+    assert before.version == first
+    server.refresh()
+    assert server.require() is before
     second = publish()["version"]
     server.refresh()
     assert server.require().version == second
     registry.activate(first)
     server.refresh()
     assert server.require().version == first
-
-
-def test_the_same_version_is_not_loaded_again(server: ModelServer, publish: Publish) -> None:
-    publish()
-    server.refresh()
-    before = server.require()
-    server.refresh()
-    assert server.require() is before
+    assert server.require().model is before.model
+    assert loads == [first, second]
 
 
 def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
@@ -83,56 +96,16 @@ def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
     assert server.refused is None
 
 
-def test_where_nothing_is_good_each_version_is_refused_once_however_often_it_is_tried(
-    server: ModelServer, registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture
-) -> None:
-    versions = {publish()["version"] for _ in range(3)}
-    for version in versions:
-        spoil(registry, version)
-    for _ in range(4):
-        server.refresh()
-        time.sleep(0.005)  # longer than its retry interval
-    assert server.served is None
-    assert server.refused is not None
-    assert server.refused.version == registry.current()
-    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 3
-    assert server.counts().rejections == 3
-    good = publish()["version"]
-    server.refresh()
-    assert server.require().version == good
-    (registry.root / "current").write_text(next(iter(versions)))  # asked for anew, it is refused anew
-    server.refresh()
-    assert server.counts().rejections == 4
-
-
-def test_a_model_that_cannot_be_compiled_serves_itself_and_says_so(
-    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(app.serving.model_server, "load", app.serving.compiled.load)
-    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: CompileError("no graph for this"))
-    publish()
-    with TestClient(app.main.create_app(registry=registry)) as client:
-        info = client.get("/model-info").json()
-        assert (info["predictor"], info["fallback"]) == ("pipeline", "no graph for this")
-        assert "modelo_penguin_fallback 1.0" in client.get("/metrics").text
-        assert client.post("/predict", json=EXAMPLE).json()["species"] == "Gentoo"
-        answer = client.post("/predict/batch", json={"records": [EXAMPLE] * 3}).json()
-        assert [p["species"] for p in answer["predictions"]] == ["Gentoo"] * 3
-    assert "predicting with the pipeline itself, which is slow: no graph for this" in caplog.text
-
-
-def test_a_rollback_to_what_served_before_is_not_compiled_again(
+def test_a_signed_manifest_that_makes_no_sense_is_refused(
     server: ModelServer, registry: Registry, publish: Publish
 ) -> None:
-    first = publish()["version"]
+    good = publish()["version"]
     server.refresh()
-    before = server.require()
-    publish()
+    bad = registry.publish(b"no pickle", {"metrics": {"accuracy": 1.0}, "dag_run_id": "x"})["version"]
     server.refresh()
-    assert server.require() is not before
-    registry.activate(first)
-    server.refresh()
-    assert server.require().model is before.model
+    assert server.require().version == good
+    assert server.refused is not None
+    assert server.refused.version == bad
 
 
 def test_a_refused_version_that_was_mended_is_taken(server: ModelServer, registry: Registry, publish: Publish) -> None:
@@ -149,6 +122,24 @@ def test_a_refused_version_that_was_mended_is_taken(server: ModelServer, registr
     server.refresh()
     assert server.require().version == later
     assert server.refused is None
+
+
+def test_a_pointer_to_nothing_or_a_volume_that_is_gone_leaves_what_serves(
+    server: ModelServer, registry: Registry, publish: Publish
+) -> None:
+    good = publish()["version"]
+    server.refresh()
+    for content in (b"", b"../../etc", b"\xff\xfe", b"20260101T000000Z-00000000"):
+        (registry.root / "current").write_bytes(content)
+        server.refresh()
+        assert server.require().version == good, content
+        assert server.refused is not None, content
+        registry.activate(good)
+        server.refresh()
+        assert server.refused is None, content
+    shutil.rmtree(registry.root)
+    server.refresh()
+    assert server.require().version == good
 
 
 def test_a_start_on_a_bad_version_serves_the_newest_good_one_and_says_so(
@@ -179,46 +170,49 @@ def test_older_versions_are_not_tried_at_every_look(
     assert tried == versions[::-1]
 
 
-def test_a_start_with_nothing_but_bad_versions_gives_the_reason(
-    server: ModelServer, registry: Registry, publish: Publish
+def test_where_nothing_is_good_the_reason_is_given_and_each_version_is_refused_once_however_often_tried(
+    server: ModelServer, registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version = publish()["version"]
-    spoil(registry, version)
+    versions = [publish()["version"]]
+    spoil(registry, versions[0])
     server.refresh()
-    with pytest.raises(ModelNotReadyError, match=rf"{version}: the sha256 of its pickle"):
+    with pytest.raises(ModelNotReadyError, match=f"{versions[0]}: the sha256 of its pickle"):
         server.require()
-
-
-@pytest.mark.parametrize("content", [b"", b"../../etc", b"\xff\xfe", b"20260101T000000Z-00000000"])
-def test_a_pointer_to_nothing_leaves_what_serves(
-    server: ModelServer, registry: Registry, publish: Publish, content: bytes
-) -> None:
-    good = publish()["version"]
-    server.refresh()
-    (registry.root / "current").write_bytes(content)
-    server.refresh()
-    assert server.require().version == good
+    for _ in range(2):
+        versions.append(publish()["version"])
+        spoil(registry, versions[-1])
+    for _ in range(4):
+        server.refresh()
+        time.sleep(0.005)  # longer than its retry interval
+    assert server.served is None
     assert server.refused is not None
-
-
-def test_a_volume_that_is_gone_leaves_what_serves(server: ModelServer, registry: Registry, publish: Publish) -> None:
+    assert server.refused.version == registry.current()
+    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 3
+    assert server.counts().rejections == 3
     good = publish()["version"]
     server.refresh()
-    shutil.rmtree(registry.root)
-    server.refresh()
     assert server.require().version == good
+    (registry.root / "current").write_text(versions[0])  # asked for anew, it is refused anew
+    server.refresh()
+    assert server.counts().rejections == 4
 
 
-def test_a_signed_manifest_that_makes_no_sense_is_refused(
-    server: ModelServer, registry: Registry, publish: Publish
+def test_a_model_that_cannot_be_compiled_predicts_itself_counts_and_says_so(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = publish()["version"]
-    server.refresh()
-    bad = registry.publish(b"no pickle", {"metrics": {"accuracy": 1.0}, "dag_run_id": "x"})["version"]
-    server.refresh()
-    assert server.require().version == good
-    assert server.refused is not None
-    assert server.refused.version == bad
+    monkeypatch.setattr(app.serving.model_server, "load", app.serving.compiled.load)
+    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: CompileError("no graph for this"))
+    publish()
+    with TestClient(app.main.create_app(registry=registry)) as client:
+        info = client.get("/model-info").json()
+        assert (info["predictor"], info["fallback"]) == ("pipeline", "no graph for this")
+        assert client.post("/predict", json=EXAMPLE).json()["species"] == "Gentoo"
+        answer = client.post("/predict/batch", json={"records": [EXAMPLE] * 3}).json()
+        assert [p["species"] for p in answer["predictions"]] == ["Gentoo"] * 3
+        metrics = client.get("/metrics").text.splitlines()
+    for line in ("fallback 1.0", 'predictions_total{class="Gentoo"} 4.0', "drift_rows 4.0"):
+        assert f"modelo_penguin_{line}" in metrics
+    assert "predicting with the pipeline itself, which is slow: no graph for this" in caplog.text
 
 
 def test_the_service_swaps_while_it_runs(client: TestClient, registry: Registry, publish: Publish) -> None:

@@ -183,7 +183,7 @@ def test_any_other_signature_or_none_is_refused(registry: Registry, publish: Pub
     path = manifest_of(registry, version)
     facts = json.loads(path.read_text())
     del facts["signature"]
-    signatures = ("", "0" * 64, "é", "\ud800", None, True, 0, [], {})
+    signatures: tuple[Any, ...] = ("", "0" * 64, "é", "\ud800", None, True, 0, [], {})
     for manifest in (
         *(None, [], {}, "text", float("nan"), {"signature": ""}),  # JSON, but no manifest
         *(facts, *({**facts, "signature": signature} for signature in signatures)),
