@@ -134,8 +134,8 @@ def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
     pipeline = _fit(train, trees, seed)
     unseen, _ = predict_unseen(pipeline, train, test, seed)
     root = folder / f"base-{number % BASES}"
-    rival = compare_with_serving(Registry(root / "models", root / "key"), unseen)
-    verdict: Verdict = judge(unseen.accuracy, rival, min_accuracy=MIN_ACCURACY, max_accuracy_drop=MAX_ACCURACY_DROP)
+    baseline = compare_with_serving(Registry(root / "models", root / "key"), unseen)
+    verdict: Verdict = judge(unseen.accuracy, baseline, min_accuracy=MIN_ACCURACY, max_accuracy_drop=MAX_ACCURACY_DROP)
     # Fitted again, on the changed rows of a split of the clean table. Scored on the other rows, unchanged.
     place = np.arange(clean.num_rows)
     marked = clean.append_column("place", pa.array(place))
@@ -149,8 +149,8 @@ def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
         "passed": verdict.passed,
         "outcome": verdict.outcome,
         "note": verdict.note,
-        "rows": rival.comparison.rows if rival.comparison else 0,
-        "difference": rival.comparison.difference if rival.comparison else 0.0,
+        "rows": baseline.comparison.rows if baseline.comparison else 0,
+        "difference": baseline.comparison.difference if baseline.comparison else 0.0,
         "true": accuracy,
     }
 

@@ -18,7 +18,7 @@ from tables import frame_of, table_of
 Trained = tuple[bytes, dict[str, Any]]
 
 
-def test_the_first_model_passes_without_a_rival(trained: Trained) -> None:
+def test_the_first_model_passes_without_a_comparison(trained: Trained) -> None:
     gate = trained[1]["metrics"]["gate"]
     assert gate["passed"]
     assert "no version serves yet" in gate["reason"]
