@@ -28,7 +28,7 @@ test: .venv/installed ## run every test that needs no Docker
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 e2e: .venv/installed ## test the stack in Docker, and the walkthrough in a browser
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/e2e
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/e2e
 
 bench: .venv/installed ## benchmark serving, data and the DAG; PEERS=1 adds other model servers, SIZES=1 up to ten million rows, GATE=1 all gate trials
 	@PYTHONPATH=plugins $(BIN)/python -m benchmarks

@@ -9,8 +9,6 @@ import pytest
 
 from stack import LONG_LIVED, Stack
 
-pytestmark = pytest.mark.xdist_group("celery")
-
 WORKERS = 3
 
 

@@ -20,8 +20,6 @@ from penguins.schema import CSV_NAME, EXAMPLE
 from stack import Stack, docker
 from support import ROOT
 
-pytestmark = pytest.mark.xdist_group("scaled")
-
 WORKERS = REPLICAS = 3
 DASK = "tcp://dask-scheduler:8786"
 # Prints how many batches of trees each worker has grown, by host name; with earlier numbers, once all have grown more.

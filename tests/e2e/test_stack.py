@@ -17,8 +17,6 @@ from playwright.sync_api import Page, Route, expect, sync_playwright
 from stack import LONG_LIVED, Stack, docker
 from support import ROOT
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 DATABASES = ("mysql", "postgres")
 OWN_HOST = re.compile(r"(https?|wss?)://localhost(:\d+)?/|data:|blob:")
 PICTURES = ROOT / "images"

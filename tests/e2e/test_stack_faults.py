@@ -12,8 +12,6 @@ import pytest
 from penguins.schema import CSV_NAME, EXAMPLE
 from stack import Stack
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 ROWS = 344 * 3000
 
 
