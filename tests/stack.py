@@ -67,7 +67,9 @@ class Stack:
             raise AssertionError(f"{error}\n{self.compose('logs', '--tail', '40', check=False)}") from None
 
     def remove(self) -> None:
-        self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--rmi", "local", check=False)
+        self.compose(
+            "--profile", "*", "down", "--timeout", "1", "--volumes", "--remove-orphans", "--rmi", "local", check=False
+        )
         shutil.rmtree(self.folder)
 
     def containers(self) -> dict[str, dict[str, Any]]:

@@ -21,9 +21,8 @@ def celery() -> Iterator[Stack]:
     with (stack.folder / "Dockerfile").open("a") as dockerfile:
         dockerfile.write('RUN pip install --no-cache-dir "celery<5.7"\n')
     try:
-        for _ in range(2):
-            stack.compose("up", "--build", "airflow-init")
-            assert stack.containers()["airflow-init"]["State"]["ExitCode"] == 0
+        stack.compose("up", "--build", "airflow-init")
+        assert stack.containers()["airflow-init"]["State"]["ExitCode"] == 0
         stack.compose("--profile", "flower", "up", "--detach", "--wait", "--scale", f"airflow-worker={WORKERS}")
         yield stack
     finally:
