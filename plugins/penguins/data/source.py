@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 import re
 from collections import Counter
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
+from penguins.data.vectorised import Piece, check_piece
 from penguins.progress import Progress
 from penguins.schema import COLUMNS, MISSING, NUMBERS, TARGET, Category, Number
 
@@ -19,6 +22,7 @@ PROBLEMS_SHOWN = 20
 # Each of the ten folds of cross-validation needs at least one row of each class.
 MIN_ROWS_PER_CLASS = 10
 ROWS_AT_ONCE = 10_000
+BYTES_AT_ONCE = 2**22
 VALUES_REMEMBERED = 100_000
 
 _TARGET = COLUMNS.index(TARGET)
@@ -64,15 +68,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_through(path: Path) -> tuple[str, int, int]:
-    """Return the SHA-256 of a file, and its numbers of line feeds and carriage returns."""
-    digest, lines, returns = hashlib.sha256(), 0, 0
+def _read_through(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 of a file, and its number of line feeds."""
+    digest, lines = hashlib.sha256(), 0
     with path.open("rb") as file:
         while piece := file.read(2**20):
             digest.update(piece)
             lines += piece.count(b"\n")
-            returns += piece.count(b"\r")
-    return digest.hexdigest(), lines, returns
+    return digest.hexdigest(), lines
 
 
 def _is_number(column: Number, text: str) -> bool:
@@ -80,7 +83,7 @@ def _is_number(column: Number, text: str) -> bool:
 
 
 def check_source(path: Path, test_size: float) -> Source:
-    """Read the whole file once, row by row, and check each value against its column.
+    """Check each value of a file against its column: a piece at a time, and row by row where a piece does not fit.
 
     Parameters
     ----------
@@ -106,90 +109,164 @@ def check_source(path: Path, test_size: float) -> Source:
             f"cannot read {path}: {error.strerror}. Set the param csv_path to the path of a CSV file."
         ) from error
 
-    sha256, lines, returns = _read_through(path)
-    problems: list[str] = []
-    problem_count = 0
-    rows = 0
-    class_counts: Counter[str] = Counter()
-    known: list[set[str]] = [set() for _ in COLUMNS]
-    progress = Progress("checked", max(lines - 1, 1), "lines")
-    records = _records(path, line_ending if returns else None)
-    while chunk := list(islice(records, ROWS_AT_ONCE)):
-        rows += len(chunk)
-        fitting = [values for _, values in chunk]
-        if not _all_fit(fitting, known):
-            fitting = []
-            for line, values in chunk:
-                found = _problems(line, values)
-                problem_count += len(found)
-                problems += found[: PROBLEMS_SHOWN - len(problems)]
-                if not found:
-                    fitting.append(values)
-        class_counts.update(values[_TARGET] for values in fitting if _has_measurement(values))
-        progress.at(rows)
-    if problem_count > len(problems):
-        problems.append(f"... and {problem_count - len(problems)} more")
-    if problems:
+    sha256, line_count = _read_through(path)
+    found = _Findings()
+    progress = Progress("checked", max(line_count - 1, 1), "lines")
+    with path.open("rb") as file:
+        lines = _Lines(path, file, line_ending)
+        _check_header(path, lines)
+        while piece := lines.take(BYTES_AT_ONCE):
+            if fitting := check_piece(piece, line_ending):
+                found.add_piece(fitting)
+                progress.at(found.rows)
+                continue
+            records = _records(path, lines, until=lines.put_back(piece))
+            while rows := list(islice(records, ROWS_AT_ONCE)):
+                found.add_rows(rows)
+                progress.at(found.rows)
+    if problems := found.listed():
         raise SourceError(
             f"{path} does not match the schema. Nothing was dropped or loaded. Correct these:\n" + "\n".join(problems)
         )
+    class_counts = found.class_counts
     _check_classes(path, class_counts, test_size)
     progress.done()
     return Source(
         path=str(path),
-        rows=rows,
+        rows=found.rows,
         sha256=sha256,
         line_ending=line_ending,
         class_counts={name: class_counts[name] for name in TARGET.values if class_counts[name]},
-        constant=_constant(known),
+        constant=_constant(found.known),
     )
 
 
 def read_records(source: Source) -> Iterator[list[str]]:
     """Yield the values of each record of a checked file, in the file's order."""
-    for _, values in _records(Path(source.path), None):
-        yield values
+    path = Path(source.path)
+    with path.open("rb") as file:
+        lines = _Lines(path, file, source.line_ending)
+        _check_header(path, lines)
+        for _, values in _records(path, lines):
+            yield values
 
 
-def _records(path: Path, line_ending: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values) after the header, which must match the schema.
+class _Findings:
+    """What is known of the rows checked so far. `known` holds values of each column that fit it."""
 
-    `line_ending` is the one that every line must have, or None if that needs no check.
+    def __init__(self) -> None:
+        self.rows = 0
+        self.class_counts: Counter[str] = Counter()
+        self.known: list[set[str]] = [set() for _ in COLUMNS]
+        self._problems: list[str] = []
+        self._problem_count = 0
+
+    def add_piece(self, piece: Piece) -> None:
+        """Take the findings of a piece in which every row fits."""
+        self.rows += piece.rows
+        self.class_counts.update(piece.class_counts)
+        for known, values in zip(self.known, piece.values, strict=True):
+            known.update(values)
+
+    def add_rows(self, rows: list[tuple[int, list[str]]]) -> None:
+        """Check records one by one, each given with its line."""
+        self.rows += len(rows)
+        fitting = [values for _, values in rows]
+        if not _all_fit(fitting, self.known):
+            fitting = []
+            for line, values in rows:
+                problems = _problems(line, values)
+                self._problem_count += len(problems)
+                self._problems += problems[: PROBLEMS_SHOWN - len(self._problems)]
+                if not problems:
+                    fitting.append(values)
+        self.class_counts.update(values[_TARGET] for values in fitting if _has_measurement(values))
+
+    def listed(self) -> list[str]:
+        """Return the first problems, and how many more there are."""
+        more = self._problem_count - len(self._problems)
+        return [*self._problems, *([f"... and {more} more"] if more else [])]
+
+
+class _Lines:
+    """The lines of a file as text, all of which must end alike; or whole pieces of it as they are.
+
+    Attributes
+    ----------
+    number : int
+        Lines given so far.
     """
+
+    def __init__(self, path: Path, file: BinaryIO, line_ending: str) -> None:
+        self.number = 0
+        self._path, self._file, self._line_ending = path, file, line_ending
+        self._again = io.BytesIO()
+
+    def take(self, size: int) -> bytes:
+        """Return the next lines, of `size` bytes and what is missing to the end of the last one."""
+        piece = self._file.read(size)
+        if piece and not piece.endswith(b"\n"):
+            piece += self._file.readline()
+        self.number += _count_lines(piece)
+        return piece
+
+    def put_back(self, piece: bytes) -> int:
+        """Give a piece again, line by line. Return the number of its last line."""
+        end = self.number
+        self.number -= _count_lines(piece)
+        self._again = io.BytesIO(piece)
+        return end
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.readline() or self._file.readline()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        # Bytes that are not UTF-8 become lone surrogates, so that the check can name their line and column.
+        text = line.decode("utf-8-sig" if self.number == 1 else "utf-8", errors="surrogateescape")
+        if not text:  # of a byte order mark and nothing else
+            raise StopIteration
+        # MySQL takes one line ending for the whole file, and would keep any other as part of the last value.
+        if "\r" in text.removesuffix(self._line_ending) or (
+            text.endswith("\n") and not text.endswith(self._line_ending)
+        ):
+            raise SourceError(
+                f"{self._path}, line {self.number}: the line ending differs from line 1's. "
+                "Save the file with LF throughout, or with CRLF throughout."
+            )
+        return text
+
+
+def _count_lines(piece: bytes) -> int:
+    return piece.count(b"\n") + (not piece.endswith(b"\n") and piece != b"")
+
+
+def _check_header(path: Path, lines: _Lines) -> None:
     expected = [c.name for c in COLUMNS]
-    # Bytes that are not UTF-8 become lone surrogates, so that the check can name their line and column.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        lines = _same_line_ends(path, file, line_ending) if line_ending else file
-        reader = csv.reader(lines, strict=True)
-        line = 1
+    _, header = next(_records(path, lines), (1, None))
+    if header != expected:
+        actual = "nothing: the file is empty" if header is None else ",".join(map(ascii, header))
+        raise SourceError(f"{path}, line 1: the header is {actual}; expected {','.join(expected)}")
+
+
+def _records(path: Path, lines: _Lines, until: int | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, values) of each record, up to the one that ends with or after the line `until`."""
+    reader = csv.reader(lines, strict=True)
+    while until is None or lines.number < until:
+        line = lines.number + 1
         try:
-            header = next(reader, None)
-            if header != expected:
-                actual = "nothing: the file is empty" if header is None else ",".join(map(ascii, header))
-                raise SourceError(f"{path}, line 1: the header is {actual}; expected {','.join(expected)}")
-            while True:
-                line = reader.line_num + 1
-                try:
-                    values = next(reader)
-                except StopIteration:
-                    return
-                yield line, values
+            values = next(reader)
+        except StopIteration:
+            return
         except csv.Error as error:
             raise SourceError(
                 f"{path}, the record that starts at line {line}: {error}. "
                 "Values must be separated by commas, with double quotes in pairs."
             ) from error
-
-
-def _same_line_ends(path: Path, lines: Iterator[str], line_ending: str) -> Iterator[str]:
-    # MySQL takes one line ending for the whole file, and would keep any other as part of the last value.
-    for number, line in enumerate(lines, start=1):
-        if "\r" in line.removesuffix(line_ending) or (line.endswith("\n") and not line.endswith(line_ending)):
-            raise SourceError(
-                f"{path}, line {number}: the line ending differs from line 1's. "
-                "Save the file with LF throughout, or with CRLF throughout."
-            )
-        yield line
+        yield line, values
 
 
 def _all_fit(rows: list[list[str]], known: list[set[str]]) -> bool:
