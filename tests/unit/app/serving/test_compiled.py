@@ -32,7 +32,7 @@ from sklearn.svm import SVC
 import app.serving.compiled
 import app.serving.compiler
 from app import SHARED_FOLDER
-from app.serving.compiled import Answer, Compiled, CompiledModel, CompileError, CompilerLostError, load
+from app.serving.compiled import Answer, CompiledModel, CompileError, CompilerLostError, compiled_model, load
 from app.serving.compiler import compile_model
 from penguins import inference
 from penguins.evaluation.facts import golden_records
@@ -70,7 +70,7 @@ def golden(forest: Model, penguins_tables: Tables) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def compiled(forest: Model, golden: dict[str, Any]) -> CompiledModel:
-    return CompiledModel(compile_model(forest, golden), forest.classes)
+    return compiled_model(compile_model(forest, golden), forest.classes)
 
 
 def difference(model: Model, compiled: CompiledModel, records: Sequence[Record]) -> tuple[int, float]:
@@ -144,7 +144,7 @@ def test_no_label_differs_from_the_pickles_and_probabilities_agree(
 
 def test_without_the_cast_to_float32_the_same_rows_show_it(forest: Model, golden: dict[str, Any]) -> None:
     columns, fills = app.serving.compiler._without_imputers(forest.pipeline)
-    other = CompiledModel(Compiled(app.serving.compiler._graph(forest.pipeline, columns, ()), fills), forest.classes)
+    other = compiled_model(app.serving.compiler._compile(forest.pipeline, columns, fills, ()), forest.classes)
     labels, largest = difference(forest, other, around_thresholds(forest, 5000))
     assert labels > 0
     assert largest > TOLERANCE
@@ -242,7 +242,7 @@ def test_a_table_of_one_kind_of_columns_is_compiled(
     train, _ = penguins_tables
     model = fitted(train.select([TARGET.name, *(c.name for c in kept)]))
     records = [{c.name: record[c.name] for c in kept} for record in drawn(2000, nulls=0.1)]
-    compiled = CompiledModel(compile_model(model, golden_rows(model, records[:20])), model.classes)
+    compiled = compiled_model(compile_model(model, golden_rows(model, records[:20])), model.classes)
     labels, largest = difference(model, compiled, records)
     assert labels == 0
     assert largest <= TOLERANCE
