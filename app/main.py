@@ -110,7 +110,8 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         endpoints=[path for path, health in is_health.items() if not health],
         excluded=[path for path, health in is_health.items() if health],
     )
-    app.add_middleware(FastPredict, server=server, max_bytes=settings.max_body_bytes)
+    # In front of all middleware, Starlette's own included: together they cost as much as a prediction.
+    app.middleware_stack = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes)
     return app
 
 

@@ -13,6 +13,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,22 +52,46 @@ class CompilerLostError(CompileError):
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """An ONNX graph, and by feature the value that its imputer puts in for null.
+class Layout:
+    """How a record becomes a row of a folded forest's input.
 
-    The graph's inputs are `numbers`, float64 of shape (n_records, n_numbers), and `categories`, strings of shape
-    (n_records, n_categories), each in the schema's order. An input without columns is left out.
+    Attributes
+    ----------
+    row : tuple of float
+        What each column holds, unless a feature says otherwise.
+    numbers : dict of str to int
+        By name, the column that takes the number as it is.
+    categories : dict of str to tuple
+        By name, the columns that take the encoded value, and the encoding of each value; of None as well.
+    """
+
+    row: tuple[float, ...]
+    numbers: dict[str, int]
+    categories: dict[str, tuple[tuple[int, ...], dict[str | None, tuple[float, ...]]]]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An ONNX graph, and the imputer's fill value for each feature.
+
+    Without a layout, the graph's inputs are `numbers`, float64 of shape (n_records, n_numbers), and `categories`,
+    strings of shape (n_records, n_categories), each in the schema's order. An input without columns is left out.
+    With a layout, it is a folded forest (`folding.py`): its input is `features`, float64 of shape
+    (n_records, n_columns), and its answers are the votes of `trees` trees.
     """
 
     graph: bytes
     fills: dict[str, Any]
+    layout: Layout | None = None
+    trees: int = 1
 
 
 Answer = Compiled | CompileError | ModelError
+Inputs = dict[str, np.ndarray]
 
 
-class CompiledModel:
-    """Predicts from a compiled pipeline.
+class CompiledModel(ABC):
+    """Predicts from a compiled pipeline. `compiled_model` makes the right kind.
 
     Parameters
     ----------
@@ -79,22 +105,44 @@ class CompiledModel:
         self._many = _session(compiled.graph, threads=0)  # one thread per core
         self._outputs = [output.name for output in self._one.get_outputs()]
         self._classes = tuple(classes)
-        self._inputs = [
-            (name, dtype, [(c.name, compiled.fills.get(c.name, np.nan)) for c in columns])
-            for name, dtype, columns in (("numbers", np.float64, NUMBERS), ("categories", object, CATEGORIES))
-            if columns
-        ]
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """See `penguins.inference.Predictor`."""
         labels, probabilities = self.run(self.inputs(records))
         return [
             Prediction(label, dict(zip(self._classes, row, strict=True)))
-            for label, row in zip(labels.tolist(), _rounded(probabilities), strict=True)
+            for label, row in zip(labels, _rounded(probabilities), strict=True)
         ]
 
-    def inputs(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+    @abstractmethod
+    def inputs(self, records: Sequence[Record]) -> Inputs:
         """Return the graph's inputs, with nulls imputed."""
+
+    @abstractmethod
+    def move(self, inputs: Inputs, numbers: np.ndarray, values: np.ndarray) -> Inputs:
+        """Return other inputs: in each row, the number with that place in NUMBERS has another value."""
+
+    @abstractmethod
+    def run(self, inputs: Inputs) -> tuple[list[str], np.ndarray]:
+        """Return labels, and probabilities of shape (n_records, n_classes)."""
+
+
+def compiled_model(compiled: Compiled, classes: Sequence[str]) -> CompiledModel:
+    return (FoldedForest if compiled.layout else CompiledGraph)(compiled, classes)
+
+
+class CompiledGraph(CompiledModel):
+    """Predicts from a graph of the whole pipeline, whatever its estimator."""
+
+    def __init__(self, compiled: Compiled, classes: Sequence[str]) -> None:
+        super().__init__(compiled, classes)
+        self._inputs = [
+            (name, dtype, [(c.name, compiled.fills.get(c.name, np.nan)) for c in columns])
+            for name, dtype, columns in (("numbers", np.float64, NUMBERS), ("categories", object, CATEGORIES))
+            if columns
+        ]
+
+    def inputs(self, records: Sequence[Record]) -> Inputs:
         return {
             name: np.array(
                 [
@@ -107,11 +155,76 @@ class CompiledModel:
             for name, dtype, columns in self._inputs
         }
 
-    def run(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels, shape (n_records,), and probabilities, shape (n_records, n_classes)."""
+    def move(self, inputs: Inputs, numbers: np.ndarray, values: np.ndarray) -> Inputs:
+        moved = inputs["numbers"].copy()
+        moved[np.arange(len(values)), numbers] = values
+        return {**inputs, "numbers": moved}
+
+    def run(self, inputs: Inputs) -> tuple[list[str], np.ndarray]:
         session = self._one if len(next(iter(inputs.values()))) == 1 else self._many
         labels, probabilities = session.run(self._outputs, inputs)
-        return labels, probabilities
+        return labels.tolist(), probabilities
+
+
+class FoldedForest(CompiledModel):
+    """Predicts from a forest with the preprocessing folded into it.
+
+    A single row is written into one array in place, and the graph writes its answer into two others: nothing is
+    allocated, and little memory is touched. On a busy core that is half of what a prediction costs.
+    """
+
+    def __init__(self, compiled: Compiled, classes: Sequence[str]) -> None:
+        super().__init__(compiled, classes)
+        assert compiled.layout
+        layout, fills = compiled.layout, compiled.fills
+        self._numbers = [(name, column, fills.get(name, np.nan)) for name, column in layout.numbers.items()]
+        self._categories = [(name, list(columns), codes) for name, (columns, codes) in layout.categories.items()]
+        self._scale = ROUNDING / compiled.trees
+        self._trees = compiled.trees
+        self._constants = np.array(layout.row)
+        self._row = self._constants.reshape(1, -1).copy()
+        self._label, self._votes = np.zeros(1, np.int64), np.zeros((1, len(classes)), np.float32)
+        self._cells: Any = memoryview(self._row[0])  # quicker to write to than an array
+        self._lock = threading.Lock()  # a batch of one record comes from another thread
+        self._bound = self._one.io_binding()
+        self._bound.bind_input("features", "cpu", 0, np.float64, self._row.shape, self._row.ctypes.data)
+        answers: tuple[np.ndarray, ...] = (self._label, self._votes)
+        for name, array in zip(self._outputs, answers, strict=True):
+            self._bound.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def predict(self, records: Sequence[Record]) -> list[Prediction]:
+        if len(records) != 1:
+            return super().predict(records)
+        record, cells = records[0], self._cells
+        with self._lock:
+            for name, column, fill in self._numbers:
+                value = record[name]
+                cells[column] = fill if value is None else value
+            for name, columns, codes in self._categories:
+                for column, code in zip(columns, codes[record[name]], strict=True):
+                    cells[column] = code
+            self._one.run_with_iobinding(self._bound)
+            label, votes = self._classes[self._label[0]], self._votes[0].tolist()
+        scale = self._scale
+        return [Prediction(label, {n: round(v * scale) / ROUNDING for n, v in zip(self._classes, votes, strict=True)})]
+
+    def inputs(self, records: Sequence[Record]) -> Inputs:
+        rows = np.tile(self._constants, (len(records), 1))
+        for name, column, fill in self._numbers:
+            values = np.array([record[name] for record in records], np.float64)  # None becomes NaN
+            rows[:, column] = np.where(np.isnan(values), fill, values)
+        for name, columns, codes in self._categories:
+            rows[:, columns] = [codes[record[name]] for record in records]
+        return {"features": rows}
+
+    def move(self, inputs: Inputs, numbers: np.ndarray, values: np.ndarray) -> Inputs:
+        moved = inputs["features"].copy()
+        moved[np.arange(len(values)), np.array([column for _, column, _ in self._numbers])[numbers]] = values
+        return {"features": moved}
+
+    def run(self, inputs: Inputs) -> tuple[list[str], np.ndarray]:
+        labels, votes = self._many.run(self._outputs, inputs)
+        return [self._classes[label] for label in labels.tolist()], votes.astype(np.float64) / self._trees
 
 
 def _rounded(probabilities: np.ndarray) -> list[list[float]]:
@@ -150,7 +263,7 @@ def load(pickled: bytes, manifest: Mapping[str, Any]) -> tuple[Predictor, str | 
         raise answer
     if isinstance(answer, CompileError):
         return load_model(pickled, manifest), str(answer)
-    model = CompiledModel(answer, manifest["classes"])
+    model = compiled_model(answer, manifest["classes"])
     prove(model, manifest["golden"])
     return model, None
 

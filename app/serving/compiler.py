@@ -12,18 +12,17 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-from skl2onnx import to_onnx
-from skl2onnx.common.data_types import DoubleTensorType, StringTensorType
-from skl2onnx.sklapi import CastTransformer
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 
-from app.serving.compiled import Answer, Compiled, CompiledModel, CompileError
+from app.serving.compiled import Answer, Compiled, CompiledModel, CompileError, compiled_model
+from app.serving.folding import fold
 from penguins.inference import TOLERANCE, Model, ModelError, load_model, to_frame
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, Number
 
@@ -53,10 +52,17 @@ def compile_model(model: Model, golden: Mapping[str, Any]) -> Compiled:
         raise
     except Exception as error:
         raise CompileError(f"the pipeline cannot be compiled: {error!r}") from error
-    for casts in CASTS_OF_TREES if rounds else CASTS_OF_OTHERS:
+    attempts: list[Callable[[], Compiled]] = [
+        lambda: fold(model.pipeline, fills),
+        *(
+            partial(_compile, model.pipeline, columns, fills, c)
+            for c in (CASTS_OF_TREES if rounds else CASTS_OF_OTHERS)
+        ),
+    ]
+    for attempt in attempts:
         try:
-            compiled = Compiled(_graph(model.pipeline, columns, casts), fills)
-            _prove_same(model, CompiledModel(compiled, model.classes), golden)
+            compiled = attempt()
+            _prove_same(model, compiled_model(compiled, model.classes), golden)
         except CompileError as error:
             reasons.append(str(error))
         except Exception as error:  # skl2onnx and ONNX Runtime may raise anything
@@ -97,14 +103,19 @@ def _rounds_to_float32(pipeline: Pipeline) -> bool:
     return np.array_equal(pipeline[-1].predict_proba(rows), pipeline[-1].predict_proba(rounded))
 
 
-def _graph(pipeline: Pipeline, first: ColumnTransformer, casts: tuple[type, ...]) -> bytes:
+def _compile(pipeline: Pipeline, first: ColumnTransformer, fills: dict[str, Any], casts: tuple[type, ...]) -> Compiled:
+    # Half a second, which a forest that is folded does without.
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import DoubleTensorType, StringTensorType
+    from skl2onnx.sklapi import CastTransformer
+
     to = [(f"to_{cast.__name__}", CastTransformer(dtype=cast)) for cast in casts]
     steps = [("columns", first), *pipeline.steps[1:-1], *to, pipeline.steps[-1]]
     kinds = (("numbers", DoubleTensorType, NUMBERS), ("categories", StringTensorType, CATEGORIES))
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in kinds if columns]
     # Without zipmap, the probabilities come as one array.
     graph = to_onnx(Pipeline(steps), initial_types=inputs, options={id(pipeline[-1]): {"zipmap": False}})
-    return graph.SerializeToString()
+    return Compiled(graph.SerializeToString(), fills)
 
 
 def _prove_same(model: Model, compiled: CompiledModel, golden: Mapping[str, Any]) -> None:
@@ -155,11 +166,9 @@ def _records_at_jumps(compiled: CompiledModel, random: np.random.Generator) -> l
     rows, moved = np.arange(JUMPS), random.integers(len(NUMBERS), size=JUMPS)
 
     def probabilities(values: np.ndarray) -> np.ndarray:
-        numbers = inputs["numbers"].copy()
-        numbers[rows, moved] = values
-        return compiled.run({**inputs, "numbers": numbers})[1]
+        return compiled.run(compiled.move(inputs, moved, values))[1]
 
-    low = inputs["numbers"][rows, moved]
+    low = np.array([record[NUMBERS[m].name] for record, m in zip(records, moved, strict=True)])
     high = random.uniform([NUMBERS[m].minimum for m in moved], [NUMBERS[m].maximum for m in moved])
     before = probabilities(low)
     for _ in range(BISECTIONS):

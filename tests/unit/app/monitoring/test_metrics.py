@@ -125,7 +125,7 @@ def test_a_model_that_fails_counts_as_500_on_both_routes(serving: TestClient, mo
     def fails(*_: Any) -> None:
         raise RuntimeError("no such graph")  # as ONNX Runtime's own errors, no ValueError
 
-    monkeypatch.setattr(serving.app.state.model_server.served.model, "run", fails)  # type: ignore[attr-defined]
+    monkeypatch.setattr(serving.app.state.model_server.served.model, "predict", fails)  # type: ignore[attr-defined]
     for number, headers in enumerate((JSON, ORDINARY), start=1):
         assert serving.post("/predict", json=EXAMPLE, headers=headers).status_code == 500
         assert Scrape(serving).requests == {("/predict", "500"): number}

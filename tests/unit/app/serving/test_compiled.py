@@ -32,8 +32,16 @@ from threadpoolctl import threadpool_limits
 
 import app.serving.compiled
 import app.serving.compiler
+import app.serving.folding
 from app import SHARED_FOLDER
-from app.serving.compiled import Compiled, CompiledModel, CompileError, CompilerLostError, _compile_apart, load
+from app.serving.compiled import (
+    CompiledModel,
+    CompileError,
+    CompilerLostError,
+    _compile_apart,
+    compiled_model,
+    load,
+)
 from app.serving.compiler import compile_model
 from penguins import inference
 from penguins.evaluation.facts import golden_records
@@ -71,7 +79,7 @@ def golden(forest: Model, penguins_tables: Tables) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def compiled(forest: Model, golden: dict[str, Any]) -> CompiledModel:
-    return CompiledModel(compile_model(forest, golden), forest.classes)
+    return compiled_model(compile_model(forest, golden), forest.classes)
 
 
 def difference(model: Model, compiled: CompiledModel, records: Sequence[Record]) -> tuple[int, float]:
@@ -145,7 +153,7 @@ def test_no_label_differs_from_the_pickles_and_probabilities_agree(
 
 def test_without_the_cast_to_float32_the_same_rows_show_it(forest: Model, golden: dict[str, Any]) -> None:
     columns, fills = app.serving.compiler._without_imputers(forest.pipeline)
-    other = CompiledModel(Compiled(app.serving.compiler._graph(forest.pipeline, columns, ()), fills), forest.classes)
+    other = compiled_model(app.serving.compiler._compile(forest.pipeline, columns, fills, ()), forest.classes)
     labels, largest = difference(forest, other, around_thresholds(forest, 5000))
     assert labels > 0
     assert largest > TOLERANCE
@@ -231,12 +239,12 @@ def test_a_table_of_one_kind_of_columns_is_compiled(penguins_tables: Tables, mon
     for what, kept in {"no categories": NUMBERS, "no numbers": CATEGORIES}.items():
         for module in (app.serving.compiler, inference, training):
             monkeypatch.setattr(module, "FEATURES", kept)
-        for module in (app.serving.compiled, app.serving.compiler, training):
+        for module in (app.serving.compiled, app.serving.compiler, app.serving.folding, training):
             monkeypatch.setattr(module, "NUMBERS", tuple(c for c in kept if isinstance(c, Number)))
             monkeypatch.setattr(module, "CATEGORIES", tuple(c for c in kept if not isinstance(c, Number)))
         model = fitted(train.select([TARGET.name, *(c.name for c in kept)]))
         records = [{c.name: record[c.name] for c in kept} for record in drawn(2000, nulls=0.1)]
-        compiled = CompiledModel(compile_model(model, golden_rows(model, records[:20])), model.classes)
+        compiled = compiled_model(compile_model(model, golden_rows(model, records[:20])), model.classes)
         labels, largest = difference(model, compiled, records)
         assert labels == 0, what
         assert largest <= TOLERANCE, what

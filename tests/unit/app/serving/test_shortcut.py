@@ -34,7 +34,7 @@ class Both:
         self.ordinary = 0
         plain = create_app(Settings(max_body_bytes=LIMIT), server.registry)
         plain.state.model_server = server
-        plain.user_middleware = [m for m in plain.user_middleware if m.cls is not FastPredict]
+        plain.middleware_stack = plain.build_middleware_stack()
         self.plain = plain
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
@@ -284,5 +284,5 @@ def test_without_a_model_or_with_one_that_is_not_compiled_the_ordinary_route_ans
 
 def test_the_shortcut_is_in_the_application_and_changes_nothing_in_its_openapi(both: Both) -> None:
     app = create_app(registry=both.plain.state.model_server.registry)
-    assert FastPredict in [m.cls for m in app.user_middleware]
+    assert isinstance(app.middleware_stack, FastPredict)
     assert app.openapi() == both.plain.openapi()
