@@ -183,7 +183,7 @@ class FoldedForest(CompiledModel):
         self._trees = compiled.trees
         self._constants = np.array(layout.row)
         self._row = self._constants.reshape(1, -1).copy()
-        self._label, self._votes = np.zeros(1, np.int64), np.zeros((1, len(classes)), np.float32)
+        self._label, self._votes = np.zeros(1, np.int64), np.zeros((1, self._one.get_outputs()[1].shape[1]), np.float32)
         self._cells: Any = memoryview(self._row[0])  # quicker to write to than an array
         self._lock = threading.Lock()  # a batch of one record comes from another thread
         self._bound = self._one.io_binding()
@@ -204,7 +204,7 @@ class FoldedForest(CompiledModel):
                 for column, code in zip(columns, codes[record[name]], strict=True):
                     cells[column] = code
             self._one.run_with_iobinding(self._bound)
-            label, votes = self._classes[self._label[0]], self._votes[0].tolist()
+            label, votes = self._classes[self._label[0]], self._votes[0].tolist()[: len(self._classes)]
         scale = self._scale
         return [Prediction(label, {n: round(v * scale) / ROUNDING for n, v in zip(self._classes, votes, strict=True)})]
 
@@ -224,7 +224,8 @@ class FoldedForest(CompiledModel):
 
     def run(self, inputs: Inputs) -> tuple[list[str], np.ndarray]:
         labels, votes = self._many.run(self._outputs, inputs)
-        return [self._classes[label] for label in labels.tolist()], votes.astype(np.float64) / self._trees
+        votes = votes[:, : len(self._classes)].astype(np.float64)  # without the class that stands in beside two
+        return [self._classes[label] for label in labels.tolist()], votes / self._trees
 
 
 def _rounded(probabilities: np.ndarray) -> list[list[float]]:

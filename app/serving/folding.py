@@ -151,6 +151,8 @@ def _graph(forest: Any, thresholds: list[np.ndarray], width: int) -> bytes:
             ("class_weights_as_tensor", shares[at, of]),
         ):
             votes.setdefault(name, []).append(values)
+    # Of two classes, ONNX Runtime takes the leaves' weights for something else. A third gets no vote.
+    classes = max(len(forest.classes_), 3)
     attributes: dict[str, Any] = {}
     for name, pieces in (nodes | votes).items():
         values = np.concatenate(pieces)
@@ -160,7 +162,7 @@ def _graph(forest: Any, thresholds: list[np.ndarray], width: int) -> bytes:
         ["features"],
         ["label", "votes"],
         domain="ai.onnx.ml",
-        classlabels_int64s=list(range(len(forest.classes_))),
+        classlabels_int64s=list(range(classes)),
         post_transform="NONE",
         **attributes,
     )
@@ -170,7 +172,7 @@ def _graph(forest: Any, thresholds: list[np.ndarray], width: int) -> bytes:
         [helper.make_tensor_value_info("features", TensorProto.DOUBLE, [None, width])],
         [
             helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
-            helper.make_tensor_value_info("votes", TensorProto.FLOAT, [None, len(forest.classes_)]),
+            helper.make_tensor_value_info("votes", TensorProto.FLOAT, [None, classes]),
         ],
     )
     opsets = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 15)]

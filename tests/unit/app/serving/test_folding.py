@@ -29,7 +29,11 @@ def trained(table: pa.Table, last: Any = None, *, between: Any = None) -> Model:
     if last is None and between is None:
         pipeline = pickle.loads(fit(pipeline, table))
     else:
-        steps = [pipeline.steps[0], *([("between", between)] if between else []), ("last", last or pipeline[-1])]
+        steps = [
+            pipeline.steps[0],
+            *([("between", between)] if between else []),
+            ("last", pipeline[-1] if last is None else last),
+        ]
         pipeline = Pipeline(steps).fit(to_frame(feature_frame(table)), table[TARGET.name].to_pylist())
     return Model(pipeline, tuple(map(str, pipeline.classes_)))
 
