@@ -170,7 +170,7 @@ class FoldedForest(CompiledModel):
     """Predicts from a forest with the preprocessing folded into it.
 
     A single row is written into one array in place, and the graph writes its answer into two others: nothing is
-    allocated, and little memory is touched. On a busy core that is half of what a prediction costs.
+    allocated, and little memory is touched. With cold caches that counts for more than the arithmetic does.
     """
 
     def __init__(self, compiled: Compiled, classes: Sequence[str]) -> None:
