@@ -155,9 +155,9 @@ def _add_routes(app: FastAPI) -> None:
     @app.post(
         "/predict/batch", tags=["predict"], response_model=BatchPrediction, responses={**NOT_READY, **BODY_ERRORS}
     )
-    def predict_batch(batch: ExampleBatch, served: CurrentModel) -> dict[str, Any]:
+    async def predict_batch(batch: ExampleBatch, served: CurrentModel, server: CurrentServer) -> dict[str, Any]:
         """Predict up to 10,000 records, in order, all with the same version."""
-        return served.answer_batch(batch.records)
+        return await anyio.to_thread.run_sync(served.answer_batch, batch.records, limiter=server.batches)
 
     @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     def metrics(request: Request) -> PlainTextResponse:

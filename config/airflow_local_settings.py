@@ -11,6 +11,7 @@ import sys
 __all__: list[str] = []  # Airflow would read other names as settings
 LIBRARIES = (
     "pandas",
+    "pyarrow.csv",
     "pyarrow.parquet",
     *(f"sklearn.{part}" for part in ("compose", "ensemble", "impute", "metrics", "model_selection", "preprocessing")),
 )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from pydantic import BaseModel
 
 from app.errors import ModelNotReadyError
@@ -69,6 +70,8 @@ class ModelServer:
         self.refused: Refused | None = None
         self._logged: set[Refused] = set()
         self.recorder = Recorder()
+        # One batch at a time: two would only take turns for the same lock, and single requests wait for both.
+        self.batches = anyio.CapacityLimiter(1)
         self._not_ready = "the service is starting"
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds

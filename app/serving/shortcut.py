@@ -14,8 +14,9 @@ import anyio
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.schemas import Batch, Record
-from app.serving.model_server import ModelServer, Served
+from app.schemas import Record
+from app.serving.batches import answer_batch
+from app.serving.model_server import ModelServer
 
 _record_of = Record.__pydantic_validator__.validate_json  # `model_validate_json` without its option handling
 
@@ -45,7 +46,7 @@ class FastPredict:
             if scope["path"] == "/predict":
                 answer = to_json(served.answer(_record_of(body)))
             else:
-                answer = await anyio.to_thread.run_sync(_answer_to_batch, body, served)
+                answer = await anyio.to_thread.run_sync(answer_batch, body, served, limiter=self.server.batches)
         except Exception:  # a ValidationError, or anything unexpected: the ordinary route meets it again
             await self.app(scope, _replay(bytes(body), message, receive), send)
             return
@@ -70,10 +71,6 @@ class FastPredict:
             and len(length) < 10  # the ordinary route judges longer ones
             and int(length) <= self.max_bytes
         )
-
-
-def _answer_to_batch(body: bytearray, served: Served) -> bytes:
-    return to_json(served.answer_batch(Batch.model_validate_json(body).records))
 
 
 def _replay(body: bytes, last: Message, receive: Receive) -> Receive:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 import re
 from collections import Counter
@@ -12,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
-from penguins.data.vectorised import Piece, check_piece
+from penguins.data.records import Lines, SourceError, check_header, records
 from penguins.progress import Progress
 from penguins.schema import COLUMNS, MISSING, NUMBERS, TARGET, Category, Number
+
+if TYPE_CHECKING:
+    from penguins.data.vectorised import Piece
 
 PROBLEMS_SHOWN = 20
 # Each of the ten folds of cross-validation needs at least one row of each class.
@@ -29,10 +30,6 @@ _TARGET = COLUMNS.index(TARGET)
 _NUMBERS = [COLUMNS.index(c) for c in NUMBERS]
 # What Python, MySQL and SQLite all read as the same number: no "1_000", no "nan", no padding.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-
-
-class SourceError(ValueError):
-    """The file does not match the schema. The message names line, column, value and rule."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +98,8 @@ def check_source(path: Path, test_size: float) -> Source:
     SourceError
         With the first 20 problems and the number of others.
     """
+    from penguins.data import vectorised  # Arrow, which the tasks that only need a `Source` do without
+
     try:
         with path.open("rb") as file:
             line_ending = "\r\n" if file.readline().endswith(b"\r\n") else "\n"
@@ -113,15 +112,15 @@ def check_source(path: Path, test_size: float) -> Source:
     found = _Findings()
     progress = Progress("checked", max(line_count - 1, 1), "lines")
     with path.open("rb") as file:
-        lines = _Lines(path, file, line_ending)
-        _check_header(path, lines)
+        lines = Lines(path, file, line_ending)
+        check_header(path, lines)
         while piece := lines.take(BYTES_AT_ONCE):
-            if fitting := check_piece(piece, line_ending):
+            if fitting := vectorised.check_piece(piece, line_ending):
                 found.add_piece(fitting)
                 progress.at(found.rows)
                 continue
-            records = _records(path, lines, until=lines.put_back(piece))
-            while rows := list(islice(records, ROWS_AT_ONCE)):
+            one_by_one = records(path, lines, until=lines.put_back(piece))
+            while rows := list(islice(one_by_one, ROWS_AT_ONCE)):
                 found.add_rows(rows)
                 progress.at(found.rows)
     if problems := found.listed():
@@ -145,9 +144,9 @@ def read_records(source: Source) -> Iterator[list[str]]:
     """Yield the values of each record of a checked file, in the file's order."""
     path = Path(source.path)
     with path.open("rb") as file:
-        lines = _Lines(path, file, source.line_ending)
-        _check_header(path, lines)
-        for _, values in _records(path, lines):
+        lines = Lines(path, file, source.line_ending)
+        check_header(path, lines)
+        for _, values in records(path, lines):
             yield values
 
 
@@ -186,87 +185,6 @@ class _Findings:
         """Return the first problems, and how many more there are."""
         more = self._problem_count - len(self._problems)
         return [*self._problems, *([f"... and {more} more"] if more else [])]
-
-
-class _Lines:
-    """The lines of a file as text, all of which must end alike; or whole pieces of it as they are.
-
-    Attributes
-    ----------
-    number : int
-        Lines given so far.
-    """
-
-    def __init__(self, path: Path, file: BinaryIO, line_ending: str) -> None:
-        self.number = 0
-        self._path, self._file, self._line_ending = path, file, line_ending
-        self._again = io.BytesIO()
-
-    def take(self, size: int) -> bytes:
-        """Return the next lines, of `size` bytes and what is missing to the end of the last one."""
-        piece = self._file.read(size)
-        if piece and not piece.endswith(b"\n"):
-            piece += self._file.readline()
-        self.number += _count_lines(piece)
-        return piece
-
-    def put_back(self, piece: bytes) -> int:
-        """Give a piece again, line by line. Return the number of its last line."""
-        end = self.number
-        self.number -= _count_lines(piece)
-        self._again = io.BytesIO(piece)
-        return end
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.readline() or self._file.readline()
-        if not line:
-            raise StopIteration
-        self.number += 1
-        # Bytes that are not UTF-8 become lone surrogates, so that the check can name their line and column.
-        text = line.decode("utf-8-sig" if self.number == 1 else "utf-8", errors="surrogateescape")
-        if not text:  # of a byte order mark and nothing else
-            raise StopIteration
-        # MySQL takes one line ending for the whole file, and would keep any other as part of the last value.
-        if "\r" in text.removesuffix(self._line_ending) or (
-            text.endswith("\n") and not text.endswith(self._line_ending)
-        ):
-            raise SourceError(
-                f"{self._path}, line {self.number}: the line ending differs from line 1's. "
-                "Save the file with LF throughout, or with CRLF throughout."
-            )
-        return text
-
-
-def _count_lines(piece: bytes) -> int:
-    return piece.count(b"\n") + (not piece.endswith(b"\n") and piece != b"")
-
-
-def _check_header(path: Path, lines: _Lines) -> None:
-    expected = [c.name for c in COLUMNS]
-    _, header = next(_records(path, lines), (1, None))
-    if header != expected:
-        actual = "nothing: the file is empty" if header is None else ",".join(map(ascii, header))
-        raise SourceError(f"{path}, line 1: the header is {actual}; expected {','.join(expected)}")
-
-
-def _records(path: Path, lines: _Lines, until: int | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values) of each record, up to the one that ends with or after the line `until`."""
-    reader = csv.reader(lines, strict=True)
-    while until is None or lines.number < until:
-        line = lines.number + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise SourceError(
-                f"{path}, the record that starts at line {line}: {error}. "
-                "Values must be separated by commas, with double quotes in pairs."
-            ) from error
-        yield line, values
 
 
 def _all_fit(rows: list[list[str]], known: list[set[str]]) -> bool:

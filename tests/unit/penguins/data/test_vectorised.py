@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from penguins.data import source as module
+from penguins.data import vectorised
 from penguins.data.source import SourceError, check_source
 from penguins.data.vectorised import check_piece
 from penguins.registry import PROJECT
@@ -74,12 +75,12 @@ CATEGORIES = (
 FIELDS = st.sampled_from((*NUMBERS, *CATEGORIES)) | st.text(max_size=5)
 
 
-def found(content: bytes, bytes_at_once: int, vectorised: bool) -> Any:
+def found(content: bytes, bytes_at_once: int, with_arrow: bool) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file.csv")
         path.write_bytes(content)
-        check = check_piece if vectorised else lambda *_: None
-        with patch.object(module, "check_piece", check), patch.object(module, "BYTES_AT_ONCE", bytes_at_once):
+        check = check_piece if with_arrow else lambda *_: None
+        with patch.object(vectorised, "check_piece", check), patch.object(module, "BYTES_AT_ONCE", bytes_at_once):
             try:
                 source = check_source(path, test_size=0.2)
             except SourceError as error:
