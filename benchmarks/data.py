@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from benchmarks.generate import generate
 from benchmarks.mysql import find_server, running_server
 from benchmarks.servers import ROOT
-from penguins.data.source import Source, check_source
+from penguins.data.source import Source, check_source, sha256_of
 from penguins.schema import COLUMNS, TABLE
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def compare(folder: Path, url: str, say: Callable[[str], None]) -> dict[str, Any
     warehouse.create_raw_table()
     train = folder / "train.parquet"
     ways: dict[str, Callable[[], Any]] = {
+        "check": lambda: check_source(path, test_size=0.2),
+        "open_csv and sha256": lambda: _open_csv_and_sha256(path),
         "load": lambda: warehouse.load(source),
         "load with the mysql client": lambda: _load_with_the_client(url, source),
         "read": lambda: warehouse.read(source.rows),
@@ -98,6 +100,14 @@ def _connection(url: str) -> str:
             "extra": {"client": "mysql-connector-python"},
         }
     )
+
+
+def _open_csv_and_sha256(path: Path) -> None:
+    import pyarrow.csv
+
+    for _ in pyarrow.csv.open_csv(path):
+        pass
+    sha256_of(path)
 
 
 def _load_with_the_client(url: str, source: Source) -> None:
@@ -198,6 +208,10 @@ def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
     """Return each measured ratio with its goal."""
     seconds = measured["seconds"]
     return {
+        f"seconds to check {ROWS:,} rows ÷ Arrow's open_csv and sha256": (
+            seconds["check"] / seconds["open_csv and sha256"],
+            "at most 3",
+        ),
         f"seconds to load {ROWS:,} rows ÷ the mysql client's LOAD DATA": (
             seconds["load"] / seconds["load with the mysql client"],
             "at most 1.2",

@@ -17,7 +17,7 @@ from app.schemas import MAX_RECORDS, Record
 from app.serving.model_server import Served
 from penguins.schema import TARGET
 
-PIECE_BYTES = 2**15  # some 230 penguins
+PIECE_BYTES = 2**16  # some 460 penguins
 _ENVELOPE = re.compile(
     rb'[ \t\r\n]*\{[ \t\r\n]*"records"[ \t\r\n]*:[ \t\r\n]*\[(.*)\][ \t\r\n]*\}[ \t\r\n]*', re.DOTALL
 )

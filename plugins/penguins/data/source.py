@@ -23,7 +23,7 @@ PROBLEMS_SHOWN = 20
 # Each of the ten folds of cross-validation needs at least one row of each class.
 MIN_ROWS_PER_CLASS = 10
 ROWS_AT_ONCE = 10_000
-BYTES_AT_ONCE = 2**22
+BYTES_AT_ONCE = 2**20
 VALUES_REMEMBERED = 100_000
 
 _TARGET = COLUMNS.index(TARGET)

@@ -120,7 +120,7 @@ def rows_of(draw: st.DrawFn) -> bytes:
     return b"".join(rows)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(rows=rows_of(), good=st.booleans(), crlf=st.booleans(), bom=st.booleans(), bytes_at_once=st.integers(1, 900))
 @example(rows=b"", good=True, crlf=True, bom=True, bytes_at_once=2**22)
 @example(rows=ROWS[0].rstrip(), good=True, crlf=False, bom=False, bytes_at_once=64)
@@ -138,8 +138,7 @@ def test_every_spelling_in_every_column_is_judged_alike() -> None:
                 fields = ROWS[0].rstrip().decode().split(",")
                 fields[place] = form
                 row = ",".join(fields).encode() + b"\n"
-                # Beside a piece that fits, and as a file of which each row is the same, but for two classes.
-                assert_same(HEADER + b"".join(ROWS) + row, 4000)
+                assert_same(HEADER + b"".join(ROWS[::6]) + row, 2500)  # beside a piece that fits
 
 
 def test_a_piece_that_fits_is_not_gone_through_row_by_row(tmp_path: Path) -> None:
