@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.main import create_app
+from app.serving import batches, shortcut
 from app.serving.shortcut import FastPredict
 from app.settings import Settings
 from penguins.registry import Registry
@@ -188,6 +190,63 @@ def test_a_bad_batch_gets_the_same_error(both: Both) -> None:
     for records in ("[]", "null", "{}", f"[{','.join(['null'] * 300)}]", '"text"'):
         answer = both.same(f'{{"records": {records}}}'.encode(), path="/predict/batch")
         assert answer[0]["status"] == 422, records
+
+
+def test_a_batch_that_is_cut_into_pieces_is_answered_alike(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "PIECE_BYTES", 1)  # one record a piece
+    for name, record in GOOD.items():
+        assert both.is_short(b'{"records": [%s , %s,\n%s]}' % (text(), record, text()), path="/predict/batch"), name
+    for name, record in (BAD | {"a cut in a text": text(island="Biscoe},{Dream")}).items():
+        batch = both.same(b'{"records": [%s, %s, %s]}' % (text(), record, text()), path="/predict/batch")
+        assert batch[0]["status"] >= 400, name
+    two = b"%s,%s" % (text(), text())
+    for body, status in {
+        b'{"records":[%s],"records":[%s]}' % (two, text()): 200,
+        b'{"records":[%s],"more":[%s]}' % (two, two): 422,
+        b'{"records":[[%s]]}' % two: 422,
+        b'\x0b{"records":[%s]}' % two: 422,
+        b'{"records":[%s,]}' % two: 422,
+        b'{"records":[,%s]}' % two: 422,
+        b"[%s]" % two: 422,
+    }.items():
+        assert both.same(body, path="/predict/batch")[0]["status"] == status, body
+
+
+def test_a_batch_of_too_many_records_gets_the_same_error(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "MAX_RECORDS", 2)
+    assert not both.is_short(b'{"records":[%s,%s,%s]}' % (text(), text(), text()), path="/predict/batch")
+
+
+def test_one_batch_is_computed_at_a_time_and_single_requests_pass_by(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most, started, go_on = [0], [0], threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> bytes:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        started.set()
+        assert go_on.wait(30)
+        running[0] -= 1
+        return batches.answer_batch(*arguments)
+
+    monkeypatch.setattr(shortcut, "answer_batch", slowly)
+    body = b'{"records":[%s]}' % text()
+
+    async def exchange() -> list[Answer]:
+        def send(content: bytes, path: str) -> asyncio.Task[Answer]:
+            headers = [JSON, (b"content-length", b"%d" % len(content))]
+            return asyncio.create_task(_exchange(both.fast, [content], headers, path, {}))
+
+        several = [send(body, "/predict/batch") for _ in range(3)]
+        assert await asyncio.to_thread(started.wait, 30)
+        single = await send(text(), "/predict")  # while a batch is computed
+        go_on.set()
+        return [single, *await asyncio.gather(*several)]
+
+    answers = asyncio.run(exchange())
+    assert [answer[0]["status"] for answer in answers] == [200] * 4
+    assert most == [1]
 
 
 def test_a_body_in_pieces_is_put_together(both: Both) -> None:
