@@ -268,6 +268,14 @@ print(json.dumps([mounts, {k: v.split()[-1] for k, v in status.items() if v.spli
     assert status["NoNewPrivs"] == "1"
 
 
+def test_the_api_image_holds_no_tests_of_its_libraries(stack: Stack) -> None:
+    code = (
+        "import pathlib, sklearn; packages = pathlib.Path(sklearn.__file__).parents[1]; "
+        "print(len(list(packages.glob('*'))) > 50, [str(p) for p in packages.rglob('tests')])"
+    )
+    assert stack.compose("exec", "-T", "api", "python", "-c", code).strip() == "True []"
+
+
 def test_ports_are_bound_to_this_machine_only_unless_asked_otherwise(stack: Stack) -> None:
     bound = {
         service: [port["HostIp"] for ports in c["HostConfig"]["PortBindings"].values() for port in ports]
