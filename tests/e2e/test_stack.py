@@ -47,7 +47,9 @@ def page(requests_to_others: list[str]) -> Iterator[Page]:
 
     def only_here(route: Route) -> None:
         if OWN_HOST.match(route.request.url):
-            route.continue_()
+            # Not `continue_`: Chromium drops the requests that wait when an address appears on the machine or goes,
+            # as with each container of the stack that another process tests meanwhile (ERR_NETWORK_CHANGED).
+            route.fulfill(response=route.fetch(max_redirects=0))
         else:
             requests_to_others.append(route.request.url)
             route.abort()
@@ -63,6 +65,7 @@ def page(requests_to_others: list[str]) -> Iterator[Page]:
         page.set_default_timeout(30_000)
         expect.set_options(timeout=30_000)
         yield page
+        context.unroute_all(behavior="ignoreErrors")
         browser.close()
 
 
