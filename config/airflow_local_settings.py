@@ -10,8 +10,11 @@ import sys
 
 __all__: list[str] = []  # Airflow would read other names as settings
 LIBRARIES = (
+    "airflow.providers.common.sql.hooks.sql",
+    "joblib",
     "pandas",
     "pyarrow.csv",
+    "pyarrow.dataset",
     "pyarrow.parquet",
     *(f"sklearn.{part}" for part in ("compose", "ensemble", "impute", "metrics", "model_selection", "preprocessing")),
 )
