@@ -27,10 +27,10 @@ def read_file(path: Path, *, limit: int, follow_links: bool = False) -> bytes:
     with _opened(path, os.O_RDONLY, follow_links=follow_links) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
-            raise RefusedError(f"{path} has {size:,} bytes; it may have {limit:,} at most")
+            raise RefusedError(f"it has {size:,} bytes; it may have {limit:,} at most")
         content = file.read(size + 1)
     if len(content) > size:
-        raise RefusedError(f"{path} grew while it was read")
+        raise RefusedError("it grew while it was read")
     return content
 
 
@@ -52,16 +52,18 @@ def _opened(path: Path, flags: int, *, follow_links: bool = False) -> Iterator[I
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags, 0o640)
+    except IsADirectoryError as error:  # opened to be written to
+        raise RefusedError("it is a folder, not a file") from error
     except OSError as error:
         if not follow_links and path.is_symlink():
-            raise RefusedError(f"{path} is a symbolic link, which is not followed") from error
+            raise RefusedError("it is a symbolic link, which is not followed") from error
         raise
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise RefusedError(f"{path} is a folder, not a file")
+            raise RefusedError("it is a folder, not a file")
         if not stat.S_ISREG(mode):
-            raise RefusedError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a regular file")
+            raise RefusedError(f"it is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a regular file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
     finally:

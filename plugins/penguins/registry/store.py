@@ -315,6 +315,8 @@ class Registry:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 fcntl.flock(held.enter_context(open_lock(self.root / ".lock")), fcntl.LOCK_EX)
+            except RefusedError as error:
+                raise RegistryError(f"{self.root / '.lock'} cannot be locked: {error}. Remove it.") from error
             except OSError as error:
                 raise self._unwritable(error) from error
             yield
