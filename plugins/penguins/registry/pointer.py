@@ -67,7 +67,7 @@ def move_pointer(root: Path, key_file: Path, version: str, staging_path: Callabl
     # The time in milliseconds, or one more than the highest counter: it rises even where the earlier pointers were
     # removed, and where the clock went back.
     counter = max([time.time_ns() // 1_000_000, *(pointer.counter + 1 for pointer in earlier)])
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     facts = asdict(Pointer(version, counter, now))
     proof = {**facts, "signature": signature(read_keys(key_file)[0], facts)}
     del proof["current"]
