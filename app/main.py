@@ -164,15 +164,15 @@ def _add_routes(app: FastAPI) -> None:
         """Requests, predictions, model and drift, for Prometheus."""
         return PlainTextResponse(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/health/live", tags=["health"])
+    @app.get("/health/live", tags=["health"], response_model_exclude_none=True)
     async def live() -> Health:
         """The process is running."""
         return Health(status="alive")
 
-    @app.get("/health/ready", tags=["health"], responses=NOT_READY)
-    async def ready(_: CurrentModel) -> Health:
-        """A model is loaded, and it reproduces its golden rows."""
-        return Health(status="ready")
+    @app.get("/health/ready", tags=["health"], responses=NOT_READY, response_model_exclude_none=True)
+    async def ready(_: CurrentModel, server: CurrentServer) -> Health:
+        """A model is loaded, and it reproduces its golden rows. `registry` says why no other one would take over."""
+        return Health(status="ready", registry=server.looks.problem)
 
 
 def _report(registry: Registry, version: str) -> HTMLResponse:

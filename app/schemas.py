@@ -103,6 +103,7 @@ class Version(BaseModel):
 
 class Health(BaseModel):
     status: Literal["alive", "ready"]
+    registry: str | None = Field(None, description="What is wrong with the registry, while the model goes on serving.")
 
 
 class Problem(BaseModel):

@@ -36,6 +36,7 @@ class Counts:
     predictions: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TARGET.values, 0)))
     loads: int = 0
     rejections: int = 0
+    looks_given_up: int = 0
     # The rows that `version` predicted, by feature and bin.
     version: str | None = None
     drift: dict[str, list[int]] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Counts:
         self.predictions.update(other.predictions)
         self.loads += other.loads
         self.rejections += other.rejections
+        self.looks_given_up += other.looks_given_up
         if self.version == other.version:
             self.drift = {name: add_up(counts, other.drift[name]) for name, counts in self.drift.items()}
 
@@ -101,6 +103,10 @@ class Recorder:
     def rejected(self) -> None:
         with self._lock:
             self._counts.rejections += 1
+
+    def gave_up(self) -> None:
+        with self._lock:
+            self._counts.looks_given_up += 1
 
     def counts(self, version: str | None, drift: Drift | None) -> Counts:
         """Return a copy of this worker's counts. `version` and `drift` are those of the serving model."""

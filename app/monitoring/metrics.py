@@ -104,6 +104,16 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "modelo_penguin_model_rejections", "Versions that were refused, counted by each worker", counts.rejections
         )
+        yield CounterMetricFamily(
+            "modelo_penguin_registry_looks_given_up",
+            "Looks at the registry that did not come back, counted by each worker",
+            counts.looks_given_up,
+        )
+        yield GaugeMetricFamily(
+            "modelo_penguin_registry_seen_timestamp_seconds",
+            "When the registry last had a pointer that can be trusted",
+            self._server.looks.seen,
+        )
         yield GaugeMetricFamily("modelo_penguin_ready", "1 while a proven model serves", value=served is not None)
         yield GaugeMetricFamily(
             "modelo_penguin_rejected", "1 while the version that `current` names is refused", value=refused is not None

@@ -15,9 +15,10 @@ from pydantic import BaseModel
 from app.errors import ModelNotReadyError
 from app.monitoring.counts import Counts, Recorder
 from app.serving.compiled import load
+from app.serving.watch import Look, Looks
 from penguins.data.drift import Drift
 from penguins.inference import ModelError, Predictor
-from penguins.registry import NoModelError, Registry, RegistryError
+from penguins.registry import NoModelError, Pointer, Registry, RegistryError
 from penguins.schema import TARGET
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,10 @@ class ModelServer:
         self.served: Served | None = None
         self._previous: Served | None = None
         self.refused: Refused | None = None
-        self._logged: set[Refused] = set()
         self.recorder = Recorder()
+        self._logged: set[Refused] = set()
+        self._pointer: Pointer | None = None
+        self.looks = Looks(self._look, registry.root, given_up=self.recorder.gave_up)
         # One batch at a time: two would only take turns for the same lock, and single requests wait for both.
         self.batches = anyio.CapacityLimiter(1)
         self._not_ready = "the service is starting"
@@ -89,12 +92,12 @@ class ModelServer:
     def stop(self) -> None:
         self._stop.set()
         if self._thread:
-            self._thread.join(timeout=1)  # it may hang on a dead volume; as a daemon, it ends with the process
+            self._thread.join(timeout=1)  # it may be waiting for a dead volume; as a daemon, it ends with the process
 
     def require(self) -> Served:
         """Return the serving model. ModelNotReadyError, with the reason, if there is none."""
         if (served := self.served) is None:
-            raise ModelNotReadyError(self._not_ready)
+            raise ModelNotReadyError(self.looks.problem or self._not_ready)
         return served
 
     def counts(self) -> Counts:
@@ -103,19 +106,29 @@ class ModelServer:
         return self.recorder.counts(served.version if served else None, served.drift if served else None)
 
     def refresh(self) -> None:
-        """Swap in the version that the pointer names, if it is new and good. Never raises."""
+        """Swap in the version that the pointer names, if it is new and good. Never raises, and never hangs."""
+        self.looks.look()
+
+    def _look(self, look: Look) -> None:
+        # A step that may hang has `look.allow` before it and after it: what was given up must change nothing here.
+        version = problem = None
         try:
-            version = self.registry.current()
-        except RegistryError as error:  # no pointer, or an unreadable one: the serving model stays
+            pointer = self.registry.pointer(seen=self._pointer)
+            look.allow()
+            self._pointer, version = pointer, pointer.current
+        except RegistryError as error:  # no pointer, or one that cannot be trusted: the serving model stays
+            look.allow()
             self._not_ready = str(error)
             if not isinstance(error, NoModelError):
                 self._refuse("current", str(error))
-            version = None
+            if self.served or self.refused:
+                problem = str(error)
         if version is not None and not self._is_known(version):
-            self._swap_in(version)
+            self._swap_in(version, look)
         if self.served is None and self.refused is not None and time.monotonic() >= self._retry_older_at:
-            self._swap_in_newest_good()
+            self._swap_in_newest_good(look)
             self._retry_older_at = time.monotonic() + self._retry_seconds
+        self.looks.saw(problem)
 
     def _is_known(self, version: str) -> bool:
         if self.served and self.served.version == version:
@@ -123,14 +136,18 @@ class ModelServer:
             return True
         return bool(self.refused and self.refused.version == version and time.monotonic() < self._retry_at)
 
-    def _swap_in(self, version: str) -> None:
+    def _swap_in(self, version: str, look: Look) -> None:
         try:
+            look.allow(file_bytes=self.registry.manifest(version)["size_bytes"])
             manifest, pickled = self.registry.read(version)
+            look.no_more_reading()
             model, fallback = self._previously_served(manifest) or load(pickled, manifest)
             served = Served(manifest, model, fallback, Drift(manifest["histograms"]), self.recorder)
         except (RegistryError, ModelError) as error:
+            look.allow()
             self._refuse(version, str(error))
-        except Exception as error:  # a bad version must never stop the watching thread
+        except Exception as error:  # a bad version must never end the look
+            look.allow()
             self._refuse(version, repr(error))
         else:
             self._previous, self.served, self.refused = self.served, served, None
@@ -146,12 +163,13 @@ class ModelServer:
             return None
         return before.model, before.fallback
 
-    def _swap_in_newest_good(self) -> None:
+    def _swap_in_newest_good(self, look: Look) -> None:
         """Serve the newest good version while the current one is bad. `refused` keeps naming the bad one."""
         refused = self.refused
         for version in self.registry.versions():
+            look.allow()
             if refused and version != refused.version:
-                self._swap_in(version)
+                self._swap_in(version, look)
                 if self.served:
                     break
         self.refused = refused
@@ -167,7 +185,4 @@ class ModelServer:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._poll_seconds):
-            try:
-                self.refresh()
-            except Exception:
-                log.exception("checking the registry failed; trying again")
+            self.refresh()

@@ -200,7 +200,7 @@ def test_a_second_start_reuses_the_model_and_a_mysql_server_takes_the_place_of_s
     start_process: Start, copy: Path, ports: dict[str, str], mysql_url: str
 ) -> None:
     """It goes on where the first start ended."""
-    version = (copy / "models" / "current").read_text().strip()
+    version = (copy / "models" / "current").read_text().splitlines()[0]
     with query(mysql_url, f"DROP TABLE IF EXISTS {TABLE}"):
         pass
     launcher = launch(start_process, copy, {**ports, "MYSQL_URL": mysql_url})

@@ -20,7 +20,7 @@ import pytest
 
 from penguins.inference import library_versions
 from penguins.registry import Registry
-from penguins.registry.store import _signature
+from penguins.registry.keys import signature
 from penguins.schema import EXAMPLE
 from support import ROOT, Service, free_port
 
@@ -89,7 +89,7 @@ class Load:
 def resign(registry: Registry, version: str, **changes: Any) -> None:
     """Change facts of a manifest and sign it again: the signature is valid, the content is not."""
     manifest = registry.manifest(version) | changes
-    signed = {**manifest, "signature": _signature(registry.key_file.read_bytes().strip(), manifest)}
+    signed = {**manifest, "signature": signature(registry.key_file.read_bytes().strip(), manifest)}
     (registry.root / version / "manifest.json").write_text(json.dumps(signed))
 
 
@@ -216,21 +216,29 @@ def test_under_load_a_lost_pointer_or_volume_changes_nothing_and_is_found_again(
     assert load.failures == []
 
 
-def test_a_volume_that_hangs_keeps_nobody_waiting_and_is_read_once_it_answers(
+def test_a_fifo_or_a_link_to_the_key_in_place_of_a_file_is_refused_and_then_the_watch_goes_on(
     service: Service, registry: Registry, publish: Publish
 ) -> None:
-    serving, pointer = registry.current(), registry.root / "current"
+    serving, pointer, key = registry.current(), registry.root / "current", registry.key_file.read_text()
     hidden = publish_unseen(registry, serving)
-    pointer.unlink()
-    os.mkfifo(pointer)  # whoever reads it waits until somebody writes
     with Load(service.port) as load:
         service.wait(lambda: all(load.versions))
-        seen = len(load.versions[0])
-        service.wait(lambda: len(load.versions[0]) > seen + 20)
-        assert service.info()["version"] == serving
-        pointer.write_text(f"{hidden}\n")
         pointer.unlink()
-        pointer.write_text(f"{hidden}\n")
+        os.mkfifo(pointer)  # whoever opens it waits for somebody to write
+        assert "it is a FIFO" in service.wait_for_rejection("current")
+        pointer.unlink()
+        pointer.symlink_to(registry.key_file)
+        service.wait(lambda: "it is a symbolic link" in service.wait_for_rejection("current"))
+        assert key[:8] not in service.client.get("/model-info").text
+        assert "it is a symbolic link" in service.client.get("/health/ready").json()["registry"]
+        pointer.unlink()
+        (pickled := registry.root / hidden / "model.pkl").rename(registry.root / "away")
+        os.mkfifo(pickled)
+        registry._point_to(hidden)
+        assert "it is a FIFO" in service.wait_for_rejection(hidden)
+        assert service.info()["version"] == serving
+        pickled.unlink()
+        (registry.root / "away").rename(pickled)
         service.wait_for_version(hidden)
     assert load.failures == []
 

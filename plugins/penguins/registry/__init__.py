@@ -1,5 +1,8 @@
 """The models on the shared volume. `python -m penguins.registry --help` lists the commands."""
 
-from penguins.registry.store import PROJECT, VERSION_PATTERN, NoModelError, Registry, RegistryError
+from penguins.registry.errors import NoModelError, RegistryError
+from penguins.registry.names import VERSION_PATTERN
+from penguins.registry.pointer import Pointer
+from penguins.registry.store import PROJECT, Registry
 
-__all__ = ["PROJECT", "VERSION_PATTERN", "NoModelError", "Registry", "RegistryError"]
+__all__ = ["PROJECT", "VERSION_PATTERN", "NoModelError", "Pointer", "Registry", "RegistryError"]

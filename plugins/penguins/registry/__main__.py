@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from penguins.registry import Registry, RegistryError
+from penguins.registry.names import is_from_the_future
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,6 +75,8 @@ def _verify(registry: Registry) -> int:
                 if name in manifest:
                     read(version)
             status = f"accuracy {manifest['metrics']['accuracy']:.4f}  {manifest['dag_run_id']}"
+            if is_from_the_future(version):
+                status += "  FROM THE FUTURE: no later version is named after it. Was a clock wrong, or is this one?"
         except RegistryError as error:
             bad += 1
             status = f"BAD: {error}"
@@ -128,7 +131,7 @@ def _show(registry: Registry, version: str) -> int:
     console.print("\ncolumns", style="bold")
     _print_table(console, ["name", "kind", "accepted", "null"], [_column(c) for c in manifest["columns"]])
     files = sorted((registry.root / version).iterdir())
-    _print_facts(console, "files", {file.name: f"{file.stat().st_size:,} bytes" for file in files})
+    _print_facts(console, "files", {file.name: f"{file.lstat().st_size:,} bytes" for file in files})
     return 0
 
 

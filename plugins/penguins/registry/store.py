@@ -3,45 +3,47 @@
 Layout of `MODELS_DIR`::
 
     <version>/model.pkl  manifest.json  report.html  predictions.parquet   immutable once visible
-    current                                           one line: the serving version
+    current                                           the serving version on its first line, then its signature
+    .last-pointer                                     the same again: an older `current` that is put back shows
     runs/<run_id>/                                    a run's working files
+
+Whoever may write there and has no key can spoil a publish, but neither make the service open what was not signed, nor
+stop its watch, nor take it back to an older version unseen.
 
 The command line, `python -m penguins.registry`, is `__main__.py` next to this file.
 """
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import hashlib
-import hmac
 import json
+import logging
 import os
 import re
-import secrets
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from penguins.registry.errors import RegistryError, reason
+from penguins.registry.files import MEBIBYTE, RefusedError, flush_folder, open_lock, read_file, write_file
+from penguins.registry.keys import add_key, is_signed, read_keys, signature
+from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
+from penguins.registry.pointer import Pointer, move_pointer, read_pointer
+
 PROJECT = Path(__file__).resolve().parents[3]
 VERSIONS_KEPT = 10
-VERSION_PATTERN = "[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}"
-_VERSION = re.compile(VERSION_PATTERN)
-_TIME = "%Y%m%dT%H%M%SZ"
 _STAGING = ".staging-"
+_LONGEST_NAME = 200  # bytes; file systems take 255, some that encrypt 143
+# What a file may have at most. A pickle may have as many bytes as its signed manifest says.
+_LIMITS = {"manifest.json": 16 * MEBIBYTE, "report.html": 64 * MEBIBYTE, "predictions.parquet": 64 * MEBIBYTE}
 
-
-class RegistryError(RuntimeError):
-    """A version is missing, incomplete or not signed with this key."""
-
-
-class NoModelError(RegistryError):
-    """Nothing has been published yet."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,47 +70,53 @@ class Registry:
         )
 
     def versions(self) -> list[str]:
-        """Return the versions, newest first."""
+        """Return the versions, newest first. A link to a folder is none."""
+        return sorted((entry.name for entry in self._named_as_versions() if not entry.is_symlink()), reverse=True)
+
+    def _named_as_versions(self) -> list[os.DirEntry[str]]:
+        """Return the folders that are named like a version, and the links."""
         try:
-            names = [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
+            entries = [entry for entry in os.scandir(self.root) if is_version(entry.name)]
         except FileNotFoundError:
             return []
-        return sorted((name for name in names if _VERSION.fullmatch(name)), reverse=True)
+        return [entry for entry in entries if entry.is_symlink() or entry.is_dir(follow_symlinks=False)]
 
     def current(self) -> str:
-        """Return the serving version.
+        """Return the serving version, or raise as `pointer` does."""
+        return self.pointer().current
+
+    def pointer(self, seen: Pointer | None = None) -> Pointer:
+        """Return the pointer to the serving version.
+
+        Parameters
+        ----------
+        seen : Pointer, optional
+            The last one that the caller has seen. Without it, an older one only shows by what the folder holds, which
+            whoever put it back may have put back as well.
 
         Raises
         ------
         NoModelError
             Before the first publish.
         RegistryError
-            If the pointer holds anything but a version's name.
+            If it names no version, is not signed, or is older than another one.
         """
-        try:
-            version = (self.root / "current").read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            raise NoModelError(f"there is no model in {self.root} yet: trigger the DAG modelo_penguin") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RegistryError(f"{self.root / 'current'} cannot be read: {error}") from error
-        return _checked(version)
+        return read_pointer(self.root, self.key_file, seen)
 
     def manifest(self, version: str) -> dict[str, Any]:
         """Return a version's manifest, or raise RegistryError if it is missing or not signed with this key."""
-        path = self.root / _checked(version) / "manifest.json"
         try:
-            manifest = json.loads(path.read_bytes())
+            manifest = json.loads(self._read(version, "manifest.json"))
         except (OSError, ValueError, RecursionError) as error:
-            raise RegistryError(f"version {version}: its manifest cannot be read: {error}") from error
-        signature = manifest.pop("signature", "") if isinstance(manifest, dict) else ""
-        actual = str(signature).encode(errors="replace")
-        if not any(hmac.compare_digest(actual, _signature(key, manifest).encode()) for key in self._keys()):
+            raise RegistryError(f"version {version}: its manifest cannot be read: {reason(error)}") from error
+        claimed = manifest.pop("signature", "") if isinstance(manifest, dict) else ""
+        if not is_signed(manifest, claimed, read_keys(self.key_file)):
             raise RegistryError(
                 f"version {version}: its signature does not match the key in {self.key_file}. It was changed after "
                 "publishing, or signed with another key. Train again, or activate another version."
             )
-        if manifest["version"] != version:
-            raise RegistryError(f"version {version}: its manifest is that of {manifest['version']}")
+        if (named := manifest.get("version")) != version:
+            raise RegistryError(f"version {version}: its manifest is that of {named}")
         return manifest
 
     def read(self, version: str) -> tuple[dict[str, Any], bytes]:
@@ -125,7 +133,7 @@ class Registry:
         return self._verified(self._published(version), "predictions.parquet", "predictions", "predictions_sha256")
 
     def _published(self, version: str) -> dict[str, Any]:
-        if _checked(version) not in self.versions():
+        if checked(version) not in self.versions():
             raise RegistryError(f"there is no version {version}.")
         return self.manifest(version)
 
@@ -138,9 +146,9 @@ class Registry:
                 "modelo_penguin: every new version has its own."
             )
         try:
-            content = (self.root / version / name).read_bytes()
+            content = self._read(version, name, limit=manifest["size_bytes"] if name == "model.pkl" else None)
         except OSError as error:
-            raise RegistryError(f"version {version}: its {what} cannot be read: {error}") from error
+            raise RegistryError(f"version {version}: its {what} cannot be read: {reason(error)}") from error
         if (sha256 := hashlib.sha256(content).hexdigest()) != manifest[sum_name]:
             raise RegistryError(
                 f"version {version}: the sha256 of its {what} is {sha256}, but the manifest says "
@@ -148,6 +156,12 @@ class Registry:
                 "It was changed after publishing. Train again, or activate another version."
             )
         return content
+
+    def _read(self, version: str, name: str, limit: int | None = None) -> bytes:
+        folder = self.root / checked(version)
+        if folder.is_symlink():
+            raise RefusedError(f"{folder} is a symbolic link, which is no version")
+        return read_file(folder / name, limit=_LIMITS[name] if limit is None else limit)
 
     def publish(
         self,
@@ -183,8 +197,8 @@ class Registry:
         """
         sha256 = hashlib.sha256(pickled).hexdigest()
         with self._write_lock():
-            created_at = self._next_second()
-            version = f"{created_at:{_TIME}}-{sha256[:8]}"
+            created_at = self._next_second(sha256)
+            version = name_of(created_at, sha256)
             manifest = {
                 **facts,
                 "version": version,
@@ -196,19 +210,19 @@ class Registry:
             staging.mkdir()
             if predictions is not None:
                 manifest["predictions_sha256"] = hashlib.sha256(predictions).hexdigest()
-                _write(staging / "predictions.parquet", predictions)
+                write_file(staging / "predictions.parquet", predictions)
             if make_report:
                 report = make_report(manifest)
                 manifest["report_sha256"] = hashlib.sha256(report).hexdigest()
-                _write(staging / "report.html", report)
-            signed = {**manifest, "signature": _signature(self._keys()[0], manifest)}
-            _write(staging / "model.pkl", pickled)
-            _write(staging / "manifest.json", json.dumps(signed, indent=2, allow_nan=False).encode())
-            _flush_folder(staging)
+                write_file(staging / "report.html", report)
+            signed = {**manifest, "signature": signature(read_keys(self.key_file)[0], manifest)}
+            write_file(staging / "model.pkl", pickled)
+            write_file(staging / "manifest.json", json.dumps(signed, indent=2, allow_nan=False).encode())
+            flush_folder(staging)
             staging.rename(self.root / version)
-            _flush_folder(self.root)
+            flush_folder(self.root)
             self._point_to(version)
-            self._prune()
+            self._prune(serving=version)
         return manifest
 
     def activate(self, version: str) -> None:
@@ -219,8 +233,12 @@ class Registry:
 
     def run_folder(self, run_id: str) -> Path:
         """Return the folder for a run's working files. It is created if necessary."""
-        # Airflow allows any run id; here it must stay a single folder name.
-        folder = self.root / "runs" / (re.sub(r"[^\w.:+-]", "_", run_id).lstrip(".") or "_")
+        # Airflow allows any run id; here it must stay a single folder name. Where it cannot, a hash follows.
+        name = re.sub(r"[^\w.:+-]", "_", run_id).lstrip(".") or "_"
+        if name != run_id or len(name.encode()) > _LONGEST_NAME:
+            digest = hashlib.sha256(run_id.encode(errors="surrogatepass")).hexdigest()[:16]
+            name = f"{name.encode()[: _LONGEST_NAME - len(digest) - 1].decode(errors='ignore')}-{digest}"
+        folder = self.root / "runs" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -230,42 +248,30 @@ class Registry:
 
     def rotate_key(self) -> None:
         """Put a new key before the others: it signs from now on, and their signatures stay valid."""
-        old = self.key_file.stat()
-        new_file = self.key_file.with_suffix(".new")
-        keys = [base64.urlsafe_b64encode(secrets.token_bytes(32)), *self._keys()]
-        new_file.touch(mode=0o600)
-        os.chown(new_file, old.st_uid, old.st_gid)
-        new_file.chmod(old.st_mode & 0o777)
-        _write(new_file, b"\n".join(keys) + b"\n")
-        new_file.replace(self.key_file)
+        with self._lock():
+            add_key(self.key_file)
 
-    def _keys(self) -> list[bytes]:
-        try:
-            keys = self.key_file.read_bytes().split()
-        except OSError as error:
-            raise RegistryError(
-                f"the signing key {self.key_file} cannot be read: {error.strerror}. It is created by `make run` and "
-                "by the stack's first start. Set MODEL_SIGNING_KEY_FILE to use another."
-            ) from error
-        shortest = min(map(len, keys), default=0)
-        if shortest < 32:
-            raise RegistryError(f"the signing key {self.key_file} has {shortest} bytes; it must have 32 or more")
-        return keys
+    def _next_second(self, sha256: str) -> datetime:
+        """Return now, or one second after the newest version, so that names sort by age and are unique.
 
-    def _next_second(self) -> datetime:
-        """Return now, or one second after the newest version, so that names sort by age and are unique."""
+        Only signed versions count, and none from the future.
+        """
         now = datetime.now(UTC).replace(microsecond=0)
-        for newest in self.versions()[:1]:
-            now = max(
-                now, datetime.strptime(newest.partition("-")[0], _TIME).replace(tzinfo=UTC) + timedelta(seconds=1)
-            )
+        for version in self.versions():
+            if not now <= (time := time_of(version)) <= now + FUTURE:
+                continue
+            try:
+                self.manifest(version)
+            except RegistryError:
+                continue
+            now = time + timedelta(seconds=1)
+            break
+        while os.path.lexists(self.root / name_of(now, sha256)):  # what is not signed may have the name
+            now += timedelta(seconds=1)
         return now
 
     def _point_to(self, version: str) -> None:
-        pointer = self._staging_path()
-        _write(pointer, f"{version}\n".encode())
-        pointer.replace(self.root / "current")
-        _flush_folder(self.root)
+        move_pointer(self.root, self.key_file, version, self._staging_path)
 
     def _staging_path(self) -> Path:
         return self.root / f"{_STAGING}{uuid.uuid4().hex}"
@@ -273,58 +279,50 @@ class Registry:
     def _remove_leftovers(self) -> None:
         # Only the holder of the lock writes these, so any that exist were left by a crashed publisher.
         for path in self.root.glob(f"{_STAGING}*"):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            except OSError as error:  # it is in nobody's way
+                log.warning("%s cannot be removed: %s", path, error.strerror)
 
-    def _prune(self) -> None:
-        serving = self.current()
+    def _prune(self, serving: str) -> None:
         for version in self.versions()[VERSIONS_KEPT:]:
             if version != serving:
                 # Renamed in one step, then removed as a leftover: a version is complete or does not exist.
                 (self.root / version).rename(self._staging_path())
+        for entry in self._named_as_versions():
+            if entry.is_symlink():
+                Path(entry).unlink()
 
     @contextmanager
     def _write_lock(self) -> Iterator[None]:
-        """Hold the write lock, and leave no half-written files behind."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with (self.root / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        """Hold the lock, and leave no half-written files behind."""
+        with self._lock():
+            try:
                 self._remove_leftovers()
                 try:
                     yield
                 finally:
                     self._remove_leftovers()
-        except OSError as error:
-            raise RegistryError(
-                f"{self.root} cannot be written: {error.strerror}. The serving version is complete and stays in "
-                "use; free some space or repair the volume, then run the DAG again."
-            ) from error
+            except OSError as error:
+                raise self._unwritable(error) from error
 
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with ExitStack() as held:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(held.enter_context(open_lock(self.root / ".lock")), fcntl.LOCK_EX)
+            except RefusedError as error:
+                raise RegistryError(f"{self.root / '.lock'} cannot be locked: {error}. Remove it.") from error
+            except OSError as error:
+                raise self._unwritable(error) from error
+            yield
 
-def _signature(key: bytes, manifest: Any) -> str:
-    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
-
-
-def _checked(version: str) -> str:
-    if not _VERSION.fullmatch(version):
-        raise RegistryError(f"{version[:80]!r} is not a version; one looks like 20260131T235959Z-0123abcd")
-    return version
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _unwritable(self, error: OSError) -> RegistryError:
+        return RegistryError(
+            f"{self.root} cannot be written: {reason(error)}. The serving version is complete and stays in "
+            "use; free some space or repair the volume, then run the DAG again."
+        )

@@ -192,7 +192,7 @@ def test_where_nothing_is_good_the_reason_is_given_and_each_version_is_refused_o
     good = publish()["version"]
     server.refresh()
     assert server.require().version == good
-    (registry.root / "current").write_text(versions[0])  # asked for anew, it is refused anew
+    registry._point_to(versions[0])  # asked for anew, it is refused anew
     server.refresh()
     assert server.counts().rejections == 4
 

@@ -1,0 +1,61 @@
+"""The signing key, and signatures of facts: HMAC-SHA256 of their canonical JSON."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from penguins.registry.errors import RegistryError, reason
+from penguins.registry.files import KIBIBYTE, flush_folder, read_file, write_file
+
+SHORTEST, LONGEST_FILE = 32, 64 * KIBIBYTE
+
+
+def signature(key: bytes, facts: Any) -> str:
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
+
+
+def is_signed(facts: Any, claimed: Any, keys: Iterable[bytes]) -> bool:
+    """Say whether a signature is that of the facts, by any of the keys."""
+    actual = str(claimed).encode(errors="replace")
+    return any(hmac.compare_digest(actual, signature(key, facts).encode()) for key in keys)
+
+
+def read_keys(file: Path) -> list[bytes]:
+    """Return the keys; the first one signs. Raises RegistryError if there is none or one is too short."""
+    try:
+        # The file lies outside of the volume, and where secrets are mounted it may well be a link.
+        keys = read_file(file, limit=LONGEST_FILE, follow_links=True).split()
+    except OSError as error:
+        raise RegistryError(
+            f"the signing key {file} cannot be read: {reason(error)}. It is created by `make run` and "
+            "by the stack's first start. Set MODEL_SIGNING_KEY_FILE to use another."
+        ) from error
+    shortest = min(map(len, keys), default=0)
+    if shortest < SHORTEST:
+        raise RegistryError(f"the signing key {file} has {shortest} bytes; it must have {SHORTEST} or more")
+    return keys
+
+
+def add_key(file: Path) -> None:
+    """Put a new key before the others. The caller holds the registry's lock."""
+    keys = [base64.urlsafe_b64encode(secrets.token_bytes(32)), *read_keys(file)]
+    try:
+        file = file.resolve()
+        old, new_file = file.stat(), file.with_suffix(".new")
+        new_file.unlink(missing_ok=True)  # of a rotation that was killed
+        write_file(new_file, b"\n".join(keys) + b"\n", mode=0o600)
+        os.chown(new_file, old.st_uid, old.st_gid)
+        new_file.chmod(old.st_mode & 0o777)
+        new_file.replace(file)
+        flush_folder(file.parent)
+    except OSError as error:
+        raise RegistryError(f"the signing key {file} cannot be replaced: {reason(error)}; it stays as it is") from error

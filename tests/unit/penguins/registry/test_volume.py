@@ -1,0 +1,303 @@
+"""A volume that lies: what somebody may do who can write to the registry's folder but has no key."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penguins.registry import PROJECT, Registry, RegistryError, keys, pointer, store
+from penguins.registry.__main__ import main
+from penguins.registry.keys import signature
+from penguins.registry.names import is_version, name_of
+
+Trained = tuple[bytes, dict[str, Any]]
+Publish = Callable[[], dict[str, Any]]
+
+
+def outcome_of(use: Callable[[], Any]) -> str:
+    """Return the RegistryError's message, or an empty string. Whatever hangs fails, and keeps nobody waiting."""
+    said: list[str] = []
+
+    def run() -> None:
+        try:
+            use()
+        except RegistryError as error:
+            said.append(str(error))
+        else:
+            said.append("")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    assert not thread.is_alive(), "it hangs"
+    return said[0]
+
+
+def fifo(path: Path, _: Registry) -> str:
+    os.mkfifo(path)
+    return "is a FIFO, not a regular file"
+
+
+def link_to_the_key(path: Path, registry: Registry) -> str:
+    path.symlink_to(registry.key_file)
+    return "is a symbolic link, which is not followed"
+
+
+def folder(path: Path, _: Registry) -> str:
+    path.mkdir()
+    return "is a folder, not a file"
+
+
+def too_long(path: Path, _: Registry) -> str:
+    path.touch()
+    os.truncate(path, 2**40)  # which takes no space
+    return "has 1,099,511,627,776 bytes; it may have "
+
+
+def copy_of_the_key(path: Path, registry: Registry) -> str:
+    shutil.copy(registry.key_file, path)
+    return ""
+
+
+@pytest.mark.parametrize("name", ["current", ".lock", "key", "manifest.json", "model.pkl", "report.html", "kept"])
+def test_what_is_no_plain_file_is_refused_unread_and_nothing_of_the_key_is_said_or_lost(
+    registry: Registry, trained: Trained, name: str
+) -> None:
+    version = registry.publish(*trained, make_report=lambda _: b"<p>", predictions=b"kept")["version"]
+    inside = registry.root / version
+    path, use = {
+        "current": (registry.root / "current", registry.current),
+        ".lock": (registry.root / ".lock", lambda: registry.activate(version)),
+        "key": (registry.key_file, lambda: registry.read(version)),
+        "manifest.json": (inside / "manifest.json", lambda: registry.manifest(version)),
+        "model.pkl": (inside / "model.pkl", lambda: registry.read(version)),
+        "report.html": (inside / "report.html", lambda: registry.report(version)),
+        "kept": (inside / "predictions.parquet", lambda: registry.predictions(version)),
+    }[name]
+    assert outcome_of(use) == ""
+    key, away = registry.key_file.read_text(), path.with_name("away")
+    path.rename(away)
+    kinds: list[Callable[[Path, Registry], str]] = [fifo, folder]
+    if name != "key":
+        kinds.append(link_to_the_key)
+    if name != ".lock":  # of which nothing is read
+        kinds.append(too_long)
+    if name not in ("key", ".lock"):
+        kinds.append(copy_of_the_key)
+    for put in kinds:
+        reason = put(path, registry)
+        said = outcome_of(use)
+        assert reason in said, put
+        assert str(path) in said or version in said, put
+        assert key[:8] not in said, put
+        assert (away if name == "key" else registry.key_file).read_text() == key, put
+        path.rmdir() if path.is_dir() else path.unlink()
+    away.rename(path)
+    assert outcome_of(use) == ""
+
+
+def test_the_key_may_be_a_link_as_mounted_secrets_are_and_is_rotated_behind_it(
+    registry: Registry, publish: Publish, tmp_path: Path
+) -> None:
+    behind = tmp_path / "behind"
+    registry.key_file.rename(behind)
+    registry.key_file.symlink_to(behind)
+    publish()
+    registry.rotate_key()
+    assert registry.key_file.is_symlink()
+    assert len(behind.read_text().split()) == 2
+    registry.read(publish()["version"])
+
+
+def test_links_in_place_of_folders_are_removed_unfollowed_and_nothing_fails(
+    registry: Registry, publish: Publish, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "kept").touch()
+    version = publish()["version"]
+    for use in (publish, lambda: registry.activate(version)):
+        (registry.root / ".staging-0123").symlink_to(target)
+        (registry.root / ".staging-4567").symlink_to(tmp_path / "nowhere")
+        use()
+        assert not list(registry.root.glob(".staging-*"))
+    links = [registry.root / f"{year}0101T000000Z-0123abcd" for year in (2001, 2100)]
+    for link in links:
+        link.symlink_to(target)
+    assert not {link.name for link in links} & set(registry.versions())
+    (registry.root / version).rename(tmp_path / version)
+    (registry.root / version).symlink_to(tmp_path / version)
+    with pytest.raises(RegistryError, match=f"{version} is a symbolic link, which is no version"):
+        registry.read(version)
+    newest = publish()["version"]
+    assert registry.current() == newest
+    assert not [path for path in registry.root.iterdir() if path.is_symlink()]
+    assert (target / "kept").exists()
+
+
+# Names
+
+
+def put_signed(registry: Registry, like: str, created_at: datetime) -> str:
+    """Publish as if the clock stood there."""
+    manifest = registry.manifest(like)
+    version = name_of(created_at, manifest["sha256"])
+    shutil.copytree(registry.root / like, registry.root / version)
+    manifest["version"] = version
+    signed = {**manifest, "signature": signature(keys.read_keys(registry.key_file)[0], manifest)}
+    (registry.root / version / "manifest.json").write_text(json.dumps(signed))
+    return version
+
+
+def test_only_signed_versions_that_are_not_from_the_future_count_for_the_next_name(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = publish()["version"]
+    now = datetime.now(UTC)
+    soon = f"{now + timedelta(hours=1):%Y%m%dT%H%M%SZ}-00000000"
+    unsigned = ["99991231T235959Z-00000000", "99999999T999999Z-00000000", soon]
+    for name in unsigned:
+        (registry.root / name).mkdir()
+    in_2200 = put_signed(registry, first, datetime(2200, 1, 1, tzinfo=UTC))
+    versions = [first, publish()["version"], publish()["version"]]
+    assert versions == sorted(set(versions))
+    assert versions[-1] < soon
+    assert registry.current() == versions[-1]
+
+    # A clock that went back by hours: names go on behind the newest version.
+    ahead = put_signed(registry, first, now + timedelta(hours=3))
+    versions = [ahead, publish()["version"], publish()["version"]]
+    assert versions == sorted(set(versions))
+    assert store.time_of(versions[-1]) - store.time_of(ahead) == timedelta(seconds=2)
+
+    monkeypatch.setenv("MODELS_DIR", str(registry.root))
+    monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.key_file))
+    assert main(["verify"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if "FROM THE FUTURE" in line] == [in_2200]
+    assert {line.split()[0] for line in lines if "BAD" in line} == set(unsigned)
+
+
+def test_a_name_that_something_unsigned_has_already_is_not_taken(registry: Registry, trained: Trained) -> None:
+    sha256 = registry.publish(*trained)["sha256"]
+    taken = {name_of(datetime.now(UTC) + timedelta(seconds=n), sha256) for n in range(30)}
+    for name in taken - set(registry.versions()):
+        (registry.root / name).touch()
+    version = registry.publish(*trained)["version"]
+    assert version not in taken
+    assert registry.current() == version
+
+
+def test_any_run_id_has_a_folder_of_its_own_whose_name_is_not_too_long(registry: Registry) -> None:
+    ids = ["é" * 200, "é" * 201, "x" * 250, "x" * 250 + "y", "漢" * 100, "a/b", "a_b", "a b", ".a_b", "", ".", "\ud800"]
+    folders = [registry.run_folder(run_id) for run_id in ids]
+    assert len(set(folders)) == len(ids)
+    assert folders == [registry.run_folder(run_id) for run_id in ids]
+    assert {path.name for path in folders} == {path.name for path in (registry.root / "runs").iterdir()}
+    assert folders[ids.index("a_b")].name == "a_b"
+
+
+# The key
+
+
+def test_eight_rotations_at_once_keep_all_keys(registry: Registry, publish: Publish) -> None:
+    version = publish()["version"]
+    before = registry.key_file.read_text().split()
+    with (registry.root / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # so that they meet
+        rotations = [
+            subprocess.Popen(
+                [sys.executable, "-m", "penguins.registry", "rotate-key"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={
+                    "PYTHONPATH": str(PROJECT / "plugins"),
+                    "MODELS_DIR": str(registry.root),
+                    "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
+                },
+            )
+            for _ in range(8)
+        ]
+    assert [rotation.communicate(timeout=60)[1] for rotation in rotations] == [""] * 8
+    found = registry.key_file.read_text().split()
+    assert len(set(found)) == 9
+    assert found[-1:] == before
+    assert [path.name for path in registry.key_file.parent.glob("key*")] == [registry.key_file.name]
+    registry.read(version)
+    assert registry.current() == version
+
+
+# The pointer
+
+
+def test_a_pointer_that_is_unsigned_forged_or_older_is_refused_by_name_and_activate_is_the_way_in(
+    registry: Registry, publish: Publish
+) -> None:
+    first = publish()["version"]
+    path = registry.root / "current"
+    saved = path.read_text()
+    publish()
+    last = path.read_text()
+    assert is_version(path.read_text().splitlines()[0])
+    other_key = Registry(registry.root, registry.root.parent / "other")
+    other_key.key_file.write_text("k" * 64)
+    other_key._point_to(first)
+    forged = path.read_text()
+    for content, said in (
+        (f"{first}\n", "but is not signed"),  # as all pointers were once
+        (f"{first}\n{last.splitlines()[1]}\n", f"does not match the key in {registry.key_file}"),
+        (saved.replace('"counter": ', '"counter": 9'), "does not match the key"),
+        (f"{first}\n{'[' * 4000}", "but is not signed"),
+        (forged, "does not match the key"),
+        (saved, "was activated later"),
+    ):
+        for way_in in (lambda: registry.activate(first), publish):
+            path.write_text(content)
+            said_now = outcome_of(registry.current)
+            assert f"names version {first}" in said_now, content
+            assert said in said_now
+            assert "python -m penguins.registry activate VERSION" in said_now
+            way_in()
+            assert registry.current() == (registry.versions()[0] if way_in is publish else first)
+
+
+def test_a_reader_that_goes_on_refuses_a_whole_folder_that_is_put_back_and_the_counter_rises_all_the_same(
+    registry: Registry, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish()["version"]
+    shutil.copytree(registry.root, tmp_path / "saved")
+    second = publish()["version"]
+    seen = registry.pointer()
+    shutil.rmtree(registry.root)
+    (tmp_path / "saved").rename(registry.root)
+    with pytest.raises(RegistryError, match=f"names version {first}.* but {second} was activated later"):
+        registry.pointer(seen)
+    registry.activate(first)
+    assert registry.pointer(seen).current == first
+    with monkeypatch.context() as patch:
+        patch.setattr(pointer.time, "time_ns", lambda: (2**33) * 10**9)  # a clock that stood in 2242
+        registry.activate(first)
+    seen = registry.pointer()
+    registry.activate(first)
+    assert registry.pointer(seen).counter == seen.counter + 1 > time.time() * 1000
+
+
+def test_the_signature_of_a_pointer_signs_no_manifest(registry: Registry, publish: Publish) -> None:
+    version = publish()["version"]
+    proof = (registry.root / "current").read_text().splitlines()[1]
+    (registry.root / version / "manifest.json").write_text(json.dumps({"current": version, **json.loads(proof)}))
+    with pytest.raises(RegistryError, match="its manifest is that of None"):
+        registry.read(version)
