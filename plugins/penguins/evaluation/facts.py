@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +13,7 @@ from penguins.evaluation.comparison import compare_with_serving
 from penguins.evaluation.gate import Accuracy, judge
 from penguins.evaluation.inspection import inspect
 from penguins.evaluation.scores import predict_unseen, score
-from penguins.inference import Model, golden_rows, library_versions
+from penguins.inference import Model, golden_rows, library_versions, unpickle
 from penguins.registry import Registry
 from penguins.schema import FEATURES, Category, Number
 from penguins.training.pipeline import label_codes
@@ -46,7 +45,7 @@ def evaluate(
         `histograms`, `importance`, `calibration`; and, outside the manifest, `points` for the report, and
         `predictions`, bytes that the version keeps next to its pickle for the next gate.
     """
-    pipeline = pickle.loads(pickled)  # noqa: S301
+    pipeline = unpickle(pickled)
     classes = [str(c) for c in pipeline.classes_]
     metrics = score(pipeline, test)
     unseen, extra_metrics = predict_unseen(pipeline, train, test, random_state)
