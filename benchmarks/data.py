@@ -17,7 +17,7 @@ from benchmarks.generate import generate
 from benchmarks.mysql import find_server, running_server
 from benchmarks.servers import ROOT
 from penguins.data.source import Source, check_source, sha256_of
-from penguins.schema import COLUMNS, TABLE
+from penguins.schema import COLUMNS, TABLE, Number
 
 if TYPE_CHECKING:
     from penguins.data.warehouse import Warehouse
@@ -113,7 +113,7 @@ def _open_csv_and_sha256(path: Path) -> None:
 def _load_with_the_client(url: str, source: Source) -> None:
     # The same statement, but without the same strictness.
     parts = urlsplit(url)
-    numbers = [c.name for c in COLUMNS if c.sql_type == "DOUBLE"]
+    numbers = [c.name for c in COLUMNS if isinstance(c, Number)]
     targets = ", ".join(f"@{c.name}" if c.name in numbers else c.name for c in COLUMNS)
     values = ", ".join(f"{name} = NULLIF(@{name}, 'NA')" for name in numbers)
     statement = (

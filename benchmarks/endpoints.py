@@ -56,10 +56,10 @@ def _predict(records: list[Any]) -> list[dict[str, Any]]:
 
 @cache
 def _pipeline() -> Any:
-    import pickle
+    from penguins.inference import unpickle
 
     _, pickled = Registry.from_environment().read(os.environ["VERSION"])
-    return pickle.loads(pickled)
+    return unpickle(pickled)
 
 
 async def raw(_: Scope, receive: Receive, send: Send) -> None:

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from benchmarks.generate import generate
 from benchmarks.servers import ROOT
 from penguins.data.source import check_source
+from penguins.inference import unpickle
 from penguins.registry import Registry
 from penguins.schema import CSV_NAME, FEATURES, MIN_ACCURACY, TABLE, TARGET
 
@@ -98,7 +99,7 @@ def _fit(train: pa.Table, trees: int, seed: int) -> Any:
     from penguins.training.pipeline import build_pipeline, fit
 
     sizes = {"n_estimators": trees, "max_samples": MAX_SAMPLES, "rows": train.num_rows}
-    return pickle.loads(fit(build_pipeline(random_state=seed, **sizes), train))
+    return unpickle(fit(build_pipeline(random_state=seed, **sizes), train))
 
 
 def _publish_base(folder: Path, number: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.servers import ROOT
+from penguins.data.records import header_line
 from penguins.schema import COLUMNS, CSV_NAME, MISSING, Number
 
 ROWS_AT_ONCE = 200_000
@@ -21,10 +22,11 @@ JITTER = 0.1  # its standard deviation, relative to the column's
 
 def generate(rows: int, path: Path, seed: int = 0) -> None:
     """Write `rows` rows under the schema's header. The same seed gives the same file."""
-    real = pd.read_csv(ROOT / "dags" / CSV_NAME, dtype=str, keep_default_na=False)
+    names = [c.name for c in COLUMNS]
+    real = pd.read_csv(ROOT / "dags" / CSV_NAME, header=0, names=names, dtype=str, keep_default_na=False)
     draw = np.random.default_rng(seed)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(",".join(c.name for c in COLUMNS) + "\n")
+        file.write(header_line() + "\n")
         for start in range(0, rows, ROWS_AT_ONCE):
             part = real.iloc[draw.integers(len(real), size=min(ROWS_AT_ONCE, rows - start))].reset_index(drop=True)
             for column in COLUMNS:

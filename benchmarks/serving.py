@@ -27,7 +27,7 @@ from benchmarks.servers import ROOT, Server, Window, free_port, summary
 from penguins.data.warehouse import compact
 from penguins.evaluation.facts import evaluate
 from penguins.registry import Registry
-from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
+from penguins.schema import COLUMNS, CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
 from penguins.training.pipeline import build_pipeline, clean, fit, split
 
 ROUNDS = 5
@@ -60,7 +60,9 @@ class Contender:
 
 def publish_models(registry: Registry, seeds: tuple[int, ...]) -> list[str]:
     """Train and publish a forest with the DAG's defaults for each seed. Return the versions; the last one serves."""
-    raw = compact(pa.Table.from_pandas(pd.read_csv(CSV, na_values=list(MISSING), keep_default_na=False)))
+    names = [c.name for c in COLUMNS]
+    frame = pd.read_csv(CSV, header=0, names=names, na_values=list(MISSING), keep_default_na=False)
+    raw = compact(pa.Table.from_pandas(frame))
     train, test = split(clean(raw), test_size=0.2, random_state=42)
     versions = []
     for seed in seeds:

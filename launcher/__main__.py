@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx2
 
 from launcher.airflow import DAG_ID, SECONDS_TO_START, Airflow, start_airflow, start_triggerer
 from launcher.console import LaunchError, Stop, say
+from launcher.declaration import mistake
 from launcher.environment import (
     CONNECTION_ID,
     LOCAL,
@@ -29,13 +30,17 @@ from launcher.environment import (
     port_from_environment,
 )
 from launcher.processes import COMPONENT_LOGS, Processes, wait_until
-from penguins.inference import ModelError, check_columns, check_libraries
-from penguins.registry import NoModelError, Registry, RegistryError
-from penguins.schema import EXAMPLE, TARGET
+
+# What needs the declaration is imported in the functions, once main() has looked at that.
+if TYPE_CHECKING:
+    from penguins.registry import Registry
 
 
 def trained_version(registry: Registry) -> str | None:
     """Return the current version if the API can serve it. Otherwise return None, and say what is wrong with it."""
+    from penguins.inference import ModelError, check_columns, check_libraries
+    from penguins.registry import NoModelError, RegistryError
+
     try:
         serving = registry.current()
         manifest, _ = registry.read(serving)
@@ -51,6 +56,9 @@ def trained_version(registry: Registry) -> str | None:
 
 def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dict[str, Any]) -> None:
     """Start everything in order, train a model if needed, and print where everything is."""
+    from penguins.registry import Registry
+    from penguins.schema import EXAMPLE, TARGET
+
     processes.start("api", sys.executable, "-m", "app")
     start_airflow(processes, airflow)
     say(f"Airflow is healthy; connection {CONNECTION_ID} ({connection['conn_type']}): {airflow.connect(connection)}")
@@ -120,6 +128,8 @@ def main() -> int:
     for number in signals:
         signal.signal(number, stop)
     try:
+        if wrong := mistake():
+            raise LaunchError(wrong)
         airflow_port = port_from_environment("AIRFLOW_PORT", 8080)
         api_port = port_from_environment("API_PORT", 8989)
         if airflow_port == api_port:

@@ -91,9 +91,12 @@ class Airflow:
 
 
 def _log_lines(content: list[Any]) -> Iterator[str]:
+    """Yield a task's log as lines, without what its pages fold away and without warnings of the libraries."""
     for entry in content:
         if not isinstance(entry, dict):
             yield str(entry)
+            continue
+        if entry.get("logger") == "py.warnings" or str(entry.get("event")).startswith(("::group::", "::endgroup::")):
             continue
         yield f"  {entry.get('level', ''):<8} {entry.get('event', '')}".rstrip()
         for error in entry.get("error_detail") or []:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from penguins.evaluation.facts import evaluate
+from penguins.inference import unpickle
 from penguins.registry import Registry
 from penguins.schema import TARGET
 from penguins.training.pipeline import build_pipeline, fit
@@ -19,7 +19,7 @@ Tables = tuple[pa.Table, pa.Table]
 
 def fitted(table: pa.Table, **changed: Any) -> Any:
     forest = {"n_estimators": 5, "max_samples": 500, "random_state": 0, **changed}
-    return pickle.loads(fit(build_pipeline(**forest, rows=table.num_rows), table))
+    return unpickle(fit(build_pipeline(**forest, rows=table.num_rows), table))
 
 
 def with_random_labels(table: pa.Table, share: float) -> pa.Table:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,17 @@ LONG_LIVED = (
     *("postgres", "mysql", "airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
     "api",
 )
+
+
+# What a container is, from inside: which of the addresses given it can connect to, and what it may do.
+LOOK = r"""
+for address in "$@"; do
+  timeout 3 bash -c "exec 3<>/dev/tcp/${address%:*}/${address##*:}" 2>/dev/null && echo "reached $address" &
+done
+wait
+grep -E '^(CapPrm|CapEff|CapBnd|NoNewPrivs):' /proc/1/status
+(echo >/etc/written) 2>/dev/null && echo 'written' || echo 'refused'
+"""
 
 
 class Stack:
@@ -77,6 +88,21 @@ class Stack:
         ids = self.compose("ps", "--all", "--quiet").split()
         inspected = json.loads(docker("inspect", *ids))
         return {c["Config"]["Labels"]["com.docker.compose.service"]: c for c in inspected}
+
+    def reached(self, source: str, targets: Mapping[str, int]) -> set[str]:
+        """Return which services, each with a port, a service can connect to: by name, or by any of its addresses.
+
+        AssertionError if the container could write outside of its volumes, or has a capability.
+        """
+        containers = self.containers()
+        named = {f"{target}:{port}": target for target, port in targets.items()}
+        for target, port in targets.items():
+            networks = containers[target]["NetworkSettings"]["Networks"].values()
+            named |= {f"{network['IPAddress']}:{port}": target for network in networks}
+        told = docker("exec", containers[source]["Id"], "bash", "-c", LOOK, "look", *named).splitlines()
+        may = [line for line in told if not line.startswith("reached ")]
+        assert may == [*(f"{kind}:\t{0:016x}" for kind in ("CapPrm", "CapEff", "CapBnd")), "NoNewPrivs:\t1", "refused"]
+        return {named[line.removeprefix("reached ")] for line in told if line.startswith("reached ")}
 
     def health(self) -> dict[str, str]:
         return {s: c["State"].get("Health", {}).get("Status", "") for s, c in self.containers().items()}

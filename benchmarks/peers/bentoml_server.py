@@ -6,17 +6,16 @@ from pathlib import Path
 
 SERVICE = """
 import os
-import pickle
 
 import bentoml
+import joblib
 import pandas as pd
 
 
 @bentoml.service(workers=1)
 class Penguins:
     def __init__(self) -> None:
-        with open(os.environ["PICKLE"], "rb") as file:
-            self.pipeline = pickle.load(file)
+        self.pipeline = joblib.load(os.environ["PICKLE"])
 
     @bentoml.api
     def predict(self, record: dict) -> dict:

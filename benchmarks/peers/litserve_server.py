@@ -1,17 +1,16 @@
 """LitServe on one worker: litserve_server.py PICKLE PORT FOLDER."""
 
-import pickle
 import sys
-from pathlib import Path
 from typing import Any
 
+import joblib
 import litserve
 import pandas as pd
 
 
 class Penguins(litserve.LitAPI):
     def setup(self, device: str) -> None:  # noqa: ARG002
-        self.pipeline = pickle.loads(Path(sys.argv[1]).read_bytes())
+        self.pipeline = joblib.load(sys.argv[1])
 
     def decode_request(self, request: dict[str, Any]) -> pd.DataFrame:
         return pd.DataFrame([request])

@@ -1,15 +1,15 @@
 """MLflow on one worker: mlflow_server.py PICKLE PORT FOLDER."""
 
 import os
-import pickle
 import sys
 from pathlib import Path
 
+import joblib
 import mlflow.sklearn
 
 pickled, port, folder = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]) / "model"
 mlflow.sklearn.save_model(
-    pickle.loads(pickled.read_bytes()),
+    joblib.load(pickled),
     folder,
     serialization_format="cloudpickle",
     pyfunc_predict_fn="predict_proba",

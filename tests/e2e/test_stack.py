@@ -5,6 +5,7 @@ The tests build on each other, in the order of the file.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -269,6 +270,37 @@ print(json.dumps([mounts, {k: v.split()[-1] for k, v in status.items() if v.spli
     for capabilities in ("CapEff", "CapPrm", "CapBnd"):
         assert int(status[capabilities], base=16) == 0
     assert status["NoNewPrivs"] == "1"
+
+
+def test_every_container_reaches_what_it_needs_and_nothing_else_and_may_do_nothing(stack: Stack) -> None:
+    ports = {"postgres": 5432, "mysql": 3306, "airflow-apiserver": 8080, "api": 8989}
+    expected = {
+        "api": set(),
+        "airflow-apiserver": {"postgres", "mysql"},
+        "airflow-scheduler": {"postgres", "mysql", "airflow-apiserver"},
+        "airflow-dag-processor": {"postgres", "airflow-apiserver"},
+        "airflow-triggerer": {"postgres", "airflow-apiserver"},
+        "postgres": {"airflow-apiserver"},  # the networks that they share with it go both ways
+        "mysql": {"airflow-apiserver"},
+    }
+    assert set(expected) == set(LONG_LIVED)
+    reached = {source: stack.reached(source, ports) - {source} for source in expected}
+    assert reached == expected
+    # Nor through the host, where Airflow's port is published on the loopback address.
+    networks = stack.containers()["api"]["NetworkSettings"]["Networks"].values()
+    [gateway] = [network["Gateway"] for network in networks]
+    port = stack.airflow_url.rpartition(":")[2]
+    code = f"import socket; print(socket.socket().connect_ex(({gateway!r}, {port})))"
+    assert int(stack.compose("exec", "-T", "api", "python", "-c", code)) == errno.ECONNREFUSED
+
+
+def test_only_the_init_keeps_capabilities_and_only_these(stack: Stack) -> None:
+    for service, container in stack.containers().items():
+        host = container["HostConfig"]
+        kept = [capability.removeprefix("CAP_") for capability in host["CapAdd"] or []]
+        needed = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"] if service == "airflow-init" else []
+        assert (host["CapDrop"], kept) == (["ALL"], needed), service
+        assert (host["ReadonlyRootfs"], host["SecurityOpt"]) == (True, ["no-new-privileges:true"]), service
 
 
 def test_the_api_image_holds_no_tests_of_its_libraries(stack: Stack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -251,6 +252,10 @@ def test_a_run_that_fails_ends_the_launcher_with_the_tasks_log(
     assert launcher.returncode == 1
     assert "check_source       failed" in output
     assert "line 2, column culmen_length_mm: 'thirty'; the rule is a number from 10 to 100 mm" in output
+    _, log = output.split("The log of check_source:\n")
+    assert "  info     DAG bundles loaded: dags-folder\n" in log
+    for noise in ("::group::", "::endgroup::", "  warning ", "deprecated"):
+        assert noise not in log
     assert processes_in(folder) == []
 
 
@@ -288,6 +293,23 @@ def test_settings_that_make_no_sense_are_said_before_anything_starts(
     assert launcher.returncode == 1
     assert said in output
     assert "Starting" not in output
+
+
+def test_a_mistake_in_the_declaration_is_one_line_and_nothing_starts(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
+) -> None:
+    shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    schema = tmp_path / "p" / "plugins" / "penguins" / "schema.py"
+    schema.write_text(schema.read_text().replace("minimum=10,", "minimum=101,", 1))
+    launcher = launch(start_process, tmp_path / "p", ports)
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert re.fullmatch(
+        r"\nmake run: plugins/penguins/schema.py, line \d+, column 'culmen_length_mm': "
+        r"minimum is 101 and maximum 100; .*\n",
+        output,
+    )
+    assert not (tmp_path / "p" / ".local").exists()
 
 
 def test_a_program_that_dies_ends_the_launcher_with_its_log(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,10 +20,10 @@ import httpx2
 import psutil
 import pytest
 
-from penguins.inference import library_versions
+from penguins.inference import TOLERANCE, library_versions
 from penguins.registry import Registry
 from penguins.registry.keys import signature
-from penguins.schema import EXAMPLE
+from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, NUMBERS
 from support import ROOT, Service, free_port
 
 Publish = Callable[[], dict[str, Any]]
@@ -160,6 +162,48 @@ def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
     for versions in load.versions:
         assert [order.index(v) for v in versions] == sorted(order.index(v) for v in versions)
     assert {v for versions in load.versions for v in versions} == set(order)
+
+
+def test_a_notebook_without_this_project_gives_the_same_probabilities(
+    service: Service, registry: Registry, tmp_path: Path
+) -> None:
+    """What docs/running.md says, in an environment of its own: whatever the pickle names must be there."""
+    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    block = block.replace("models/VERSION", str(registry.root / registry.current()))
+    python = notebook(tmp_path / "notebook")
+    result = subprocess.run(
+        [python, "-I", "-c", f"{block}\nprint(probabilities.to_json(orient='records'))"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    rows = list(csv.DictReader((ROOT / "dags" / CSV_NAME).open(encoding="utf-8")))
+    records = [
+        {c.name: None if (v := row[c.name]) in MISSING else float(v) if c in NUMBERS else v for c in FEATURES}
+        for row in rows
+    ]
+    measured = [any(record[c.name] is not None for c in NUMBERS) for record in records]
+    asked = [record for record, asked in zip(records, measured, strict=True) if asked]
+    answer = service.client.post("/predict/batch", json={"records": asked}).raise_for_status().json()
+    in_notebook = [found for found, asked in zip(json.loads(result.stdout), measured, strict=True) if asked]
+    assert sum(None in record.values() for record in asked) > 5
+    for here, there in zip(in_notebook, answer["predictions"], strict=True):
+        assert here == pytest.approx(there["probabilities"], abs=TOLERANCE)
+
+
+def notebook(folder: Path) -> Path:
+    """Make an environment with scikit-learn and pandas alone, as the project has them. Return its Python."""
+    uv = [sys.executable, "-m", "uv"]
+    if subprocess.run([*uv, "--version"], check=False, capture_output=True).returncode:
+        pytest.skip("uv is not installed: it makes an empty environment in a second. It is among the dev dependencies")
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, folder], check=True, timeout=60)
+    python = folder / "bin" / "python"
+    wanted = [f"{name}=={version}" for name, version in library_versions().items() if name != "python"]
+    subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, *wanted], check=True, timeout=120)
+    return python
 
 
 def publish_unseen(registry: Registry, like: str) -> str:

@@ -34,7 +34,7 @@ def check_data(source: Source, manifest: Mapping[str, Any], *, min_rows_share: f
             # Older versions did not keep these counts: they only tell that there were some.
             rows = before.get("class_counts", {}).get(name)
             problems.append(
-                f"no row has the {TARGET.name} {name}, "
+                f"no row has the {TARGET.in_file} {name}, "
                 f"but {version} was trained on {f'{rows:,} of them' if rows else 'some'}"
             )
     for column in FEATURES:
@@ -44,12 +44,12 @@ def check_data(source: Source, manifest: Mapping[str, Any], *, min_rows_share: f
         if (value := source.constant[column.name]) is None:
             if values_then:
                 problems.append(
-                    f"the column {column.name} is missing in every row, but {version} was trained on rows of which "
+                    f"the column {column.in_file} is missing in every row, but {version} was trained on rows of which "
                     f"{manifest['histograms'][column.name]['missing']:,} lacked it"
                 )
         elif values_then > 1:
             problems.append(
-                f"the column {column.name} is {value} in every row that has it, but {version} was trained on several"
+                f"the column {column.in_file} is {value} in every row that has it, but {version} was trained on several"
             )
     if problems:
         raise DataChangedError(

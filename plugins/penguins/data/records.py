@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -71,12 +72,18 @@ def _count_lines(piece: bytes) -> int:
     return piece.count(b"\n") + (not piece.endswith(b"\n") and piece != b"")
 
 
+def header_line() -> str:
+    """Return the first line of a file that matches the schema, without its line ending."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([c.header for c in COLUMNS])
+    return line.getvalue()
+
+
 def check_header(path: Path, lines: Lines) -> None:
-    expected = [c.name for c in COLUMNS]
     _, header = next(records(path, lines), (1, None))
-    if header != expected:
-        actual = "nothing: the file is empty" if header is None else ",".join(map(ascii, header))
-        raise SourceError(f"{path}, line 1: the header is {actual}; expected {','.join(expected)}")
+    if header is None or [unicodedata.normalize("NFC", text) for text in header] != [c.header for c in COLUMNS]:
+        actual = "nothing: the file is empty" if header is None else ",".join(map(repr, header))
+        raise SourceError(f"{path}, line 1: the header is {actual}; expected {header_line()}")
 
 
 def records(path: Path, lines: Lines, until: int | None = None) -> Iterator[tuple[int, list[str]]]:

@@ -219,7 +219,7 @@ def _problems(line: int, values: list[str]) -> list[str]:
     if len(values) != len(COLUMNS):
         return [f"line {line}: {len(values)} values; the rule is {len(COLUMNS)}, one for each column"]
     return [
-        f"line {line}, column {column.name}: {_shown(value)}; the rule is {rule}"
+        f"line {line}, column {column.in_file}: {_shown(value)}; the rule is {rule}"
         for column, value in zip(COLUMNS, values, strict=True)
         if (rule := _broken_rule(column, value))
     ]
@@ -244,12 +244,12 @@ def _check_classes(path: Path, counts: Counter[str], test_size: float) -> None:
     present = [name for name in TARGET.values if counts[name]]
     if len(present) < 2:
         raise SourceError(
-            f"{path}: rows with a measurement by {TARGET.name} are {listed}; a classifier needs two classes or more"
+            f"{path}: rows with a measurement by {TARGET.in_file} are {listed}; a classifier needs two classes or more"
         )
     few = [name for name in present if counts[name] < MIN_ROWS_PER_CLASS]
     if few:
         raise SourceError(
-            f"{path}: rows with a measurement by {TARGET.name} are {listed}; "
+            f"{path}: rows with a measurement by {TARGET.in_file} are {listed}; "
             f"each class that occurs needs {MIN_ROWS_PER_CLASS}; too few rows are of {', '.join(few)}"
         )
     rows = counts.total()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from penguins.data.source import Source, sha256_of
 from penguins.progress import Progress
-from penguins.schema import COLUMNS, MISSING, TABLE, Number
+from penguins.schema import COLUMNS, MISSING, TABLE, Category, Number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,7 @@ class Warehouse(ABC):
     def create_raw_table(self) -> None:
         """Create the raw table, empty, in place of an earlier one that was created here."""
         columns = [self.row_id]
-        columns += [f"{self.quote(c.name)} {c.sql_type}{' NOT NULL' if c.required else ''}" for c in COLUMNS]
+        columns += [f"{self.quote(c.name)} {sql_type(c)}{' NOT NULL' if c.required else ''}" for c in COLUMNS]
         with self.cursor() as cursor:
             cursor.execute(f"DROP TABLE IF EXISTS {self.quote(TABLE)}")
             cursor.execute(self.create_statement(", ".join(columns)))
@@ -197,6 +197,12 @@ def refuse_foreign(schema: str, foreign: list[str], drop_foreign: bool) -> None:
             f"the schema {schema} holds tables that this DAG did not make: {', '.join(sorted(foreign))}. Nothing was "
             "dropped. Use a schema of its own, or trigger with drop_foreign_tables to drop them."
         )
+
+
+def sql_type(column: Number | Category) -> str:
+    if isinstance(column, Number):
+        return "DOUBLE"
+    return f"VARCHAR({max(map(len, (*column.values, *MISSING)))})"
 
 
 def null_if_missing(value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict
 from typing import Any
 
@@ -14,9 +13,9 @@ from penguins.evaluation.comparison import compare_with_serving
 from penguins.evaluation.gate import Accuracy, judge
 from penguins.evaluation.inspection import inspect
 from penguins.evaluation.scores import predict_unseen, score
-from penguins.inference import Model, golden_rows, library_versions
+from penguins.inference import Model, golden_rows, library_versions, unpickle
 from penguins.registry import Registry
-from penguins.schema import FEATURES
+from penguins.schema import FEATURES, Category, Number
 from penguins.training.pipeline import label_codes
 
 GOLDEN_PER_CLASS = 5
@@ -46,7 +45,7 @@ def evaluate(
         `histograms`, `importance`, `calibration`; and, outside the manifest, `points` for the report, and
         `predictions`, bytes that the version keeps next to its pickle for the next gate.
     """
-    pipeline = pickle.loads(pickled)  # noqa: S301
+    pipeline = unpickle(pickled)
     classes = [str(c) for c in pipeline.classes_]
     metrics = score(pipeline, test)
     unseen, extra_metrics = predict_unseen(pipeline, train, test, random_state)
@@ -62,7 +61,7 @@ def evaluate(
         "metrics": {**metrics, **extra_metrics, "headline": headline.facts(), "gate": asdict(gate)},
         "classes": classes,
         "rows": {"train": train.num_rows, "test": test.num_rows},
-        "columns": [{"kind": type(c).__name__.lower(), **asdict(c)} for c in FEATURES],
+        "columns": [_described(c) for c in FEATURES],
         "estimator": type(pipeline[-1]).__name__,
         "libraries": library_versions(),
         "golden": golden_rows(Model(pipeline, tuple(classes)), golden_records(test)),
@@ -70,6 +69,12 @@ def evaluate(
         **inspect(pipeline, test, random_state),
         "predictions": unseen.predictions.to_bytes(),
     }
+
+
+def _described(column: Number | Category) -> dict[str, Any]:
+    described = {"kind": type(column).__name__.lower(), **asdict(column)}
+    del described["header"]  # which is the file's, and no matter of the model
+    return described
 
 
 def golden_records(table: pa.Table) -> list[dict[str, Any]]:

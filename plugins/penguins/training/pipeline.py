@@ -13,6 +13,7 @@ from functools import reduce
 from threading import Lock
 from typing import TextIO
 
+import joblib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -138,7 +139,10 @@ def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, ro
 
 
 def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
-    """Fit the pipeline in place and return its pickle: the same rows and seed give the same bytes."""
+    """Fit the pipeline in place and return its pickle: the same rows and seed give the same bytes.
+
+    `joblib.load` opens it, with scikit-learn and pandas alone: nothing in it is of this project.
+    """
     labels = np.array(TARGET.values, dtype=object)[label_codes(train)]
     forest = pipeline.named_steps["forest"]
     progress = Progress("fitted", train.num_rows)
@@ -149,7 +153,9 @@ def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
     forest.estimators_ = [_canonical_tree(tree) for tree in forest.estimators_]
     # Parallel predictions are summed in any order, and so differ in the last bit.
     forest.n_jobs = None
-    return pickle.dumps(pipeline, protocol=5)
+    pickled = io.BytesIO()
+    joblib.dump(pipeline, pickled, protocol=5)
+    return pickled.getvalue()
 
 
 def _canonical_tree(tree: DecisionTreeClassifier) -> DecisionTreeClassifier:

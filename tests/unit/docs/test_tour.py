@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from app.schemas import Record
-from penguins.inference import Model
+from penguins.inference import Model, unpickle
 from penguins.schema import COLUMNS, FEATURES, MISSING, Number
 from penguins.training.pipeline import build_pipeline, feature_frame, fit
 
@@ -45,7 +44,7 @@ def test_the_bird_is_held_out_and_predicted_as_the_tour_says(
     held_out = test.filter(pc.and_(*same))
     assert held_out.num_rows == 1
 
-    pipeline = pickle.loads(
+    pipeline = unpickle(
         fit(build_pipeline(n_estimators=100, max_samples=100_000, random_state=42, rows=train.num_rows), train)
     )
     numbers = pipeline[:-1].transform(feature_frame(held_out))[0]

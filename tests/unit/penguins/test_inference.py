@@ -25,6 +25,7 @@ from penguins.inference import (
     load_model,
     prove,
     to_frame,
+    unpickle,
 )
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET
 from penguins.training.pipeline import build_pipeline, fit
@@ -215,6 +216,12 @@ def test_other_classes_than_the_manifests_are_refused_with_both_named(pickled: b
         with pytest.raises(ModelError) as caught:
             load_model(pickled, {**manifest, "classes": classes})
         assert f"classes are ['Adelie', 'Chinstrap', 'Gentoo'], the manifest's {classes}" in str(caught.value)
+
+
+def test_a_plain_pickle_which_older_versions_have_is_opened_too(pickled: bytes, manifest: dict[str, Any]) -> None:
+    plain = pickle.dumps(unpickle(pickled), protocol=5)
+    assert plain != pickled
+    assert load_model(plain, manifest).classes == TARGET.values
 
 
 # The proof on the golden rows.

@@ -45,7 +45,7 @@ from app.serving.compiled import (
 from app.serving.compiler import compile_model
 from penguins import inference
 from penguins.evaluation.facts import golden_records
-from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, to_frame
+from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, to_frame, unpickle
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import pipeline as training
 from penguins.training.pipeline import build_pipeline, feature_frame, fit
@@ -62,7 +62,7 @@ def fitted(table: pa.Table, estimator: ClassifierMixin | None = None) -> Model:
         pipeline.steps[-1] = ("estimator", estimator)
         pipeline.fit(to_frame(feature_frame(table)), table[TARGET.name].to_pylist())
     else:
-        pipeline = pickle.loads(fit(pipeline, table))
+        pipeline = unpickle(fit(pipeline, table))
     return Model(pipeline, tuple(str(name) for name in pipeline.classes_))
 
 

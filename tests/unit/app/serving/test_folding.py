@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +16,7 @@ from app.serving import folding
 from app.serving.compiled import CompiledGraph, CompiledModel, FoldedForest, compiled_model
 from app.serving.compiler import _random_records, _without_imputers, compile_model
 from penguins.evaluation.facts import golden_records
-from penguins.inference import Model, golden_rows, to_frame
+from penguins.inference import Model, golden_rows, to_frame, unpickle
 from penguins.schema import EXAMPLE, NUMBERS, TARGET
 from penguins.training.pipeline import build_pipeline, feature_frame, fit
 
@@ -27,7 +26,7 @@ Tables = tuple[pa.Table, pa.Table]
 def trained(table: pa.Table, last: Any = None, *, between: Any = None) -> Model:
     pipeline = build_pipeline(n_estimators=10, max_samples=1000, random_state=0, rows=table.num_rows)
     if last is None and between is None:
-        pipeline = pickle.loads(fit(pipeline, table))
+        pipeline = unpickle(fit(pipeline, table))
     else:
         steps = [
             pipeline.steps[0],

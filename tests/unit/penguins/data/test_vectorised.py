@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from penguins.data import source as module
 from penguins.data import vectorised
+from penguins.data.records import header_line
 from penguins.data.source import SourceError, check_source
 from penguins.data.vectorised import check_piece
 from penguins.registry import PROJECT
@@ -175,3 +176,29 @@ def test_a_value_longer_than_csv_takes_is_refused_alike() -> None:
     fields[2] = b"0" * 140_000 + b"39.1"
     assert_same(HEADER + b"".join(ROWS) + b",".join(fields), 2**22)
     assert "field larger than field limit" in found(HEADER + b"".join(ROWS) + b",".join(fields), 2**22, True)
+
+
+def test_another_header_is_what_both_take_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, header in ((0, "Espèce"), (2, "Culmen Length (mm)"), (3, 'depth/"top", mm')):
+        monkeypatch.setitem(vars(COLUMNS[place]), "header", header)  # as if it were declared
+    assert header_line().startswith('Espèce,island,Culmen Length (mm),"depth/""top"", mm",flipper_length_mm')
+    rows = b"".join(ROWS)
+    bad = b"Emperor,Biscoe,long,1,211,4500,FEMALE\n"
+    of_species = "one of Adelie, Chinstrap, Gentoo"
+    for header in (header_line(), header_line().replace("è", "e\u0300")):  # a letter, or a letter and an accent
+        for start in (b"", codecs.BOM_UTF8):
+            content = start + header.encode() + b"\n" + rows
+            assert found(content, 2000, True)[0] == len(ROWS)
+            assert_same(content)
+            assert_same(content + bad)
+            assert found(content + bad, 2000, True).splitlines()[1:] == [
+                f"line {len(ROWS) + 2}, column Espèce: 'Emperor'; the rule is {of_species}",
+                f"line {len(ROWS) + 2}, column 'Culmen Length (mm)': 'long'; the rule is a number from 10 to 100 mm",
+                f"""line {len(ROWS) + 2}, column 'depth/"top", mm': '1'; the rule is a number from 5 to 50 mm""",
+            ]
+    refused = found(HEADER + rows, 2000, True)
+    assert "the header is 'species','island','culmen_length_mm'" in refused
+    assert f"expected {header_line()}" in refused
+    assert_same(HEADER + rows)
+    none = found(header_line().encode() + b"\n", 2000, True)
+    assert "rows with a measurement by Espèce are Adelie: 0" in none

@@ -31,6 +31,7 @@ from penguins.data.warehouse import (
     Warehouse,
     WarehouseError,
     open_warehouse,
+    sql_type,
 )
 from penguins.registry import PROJECT
 from penguins.schema import CATEGORIES, COLUMNS, CSV_NAME, MISSING, NUMBERS, TABLE, TARGET, Number
@@ -277,7 +278,7 @@ def test_the_raw_table_has_the_schemas_columns(warehouse: Warehouse) -> None:
     columns = [
         (name, kind, bool(required)) for _, name, kind, required, *_ in query(warehouse, f"PRAGMA table_info({TABLE})")
     ]
-    assert columns[1:] == [(c.name, c.sql_type, c.required) for c in COLUMNS]
+    assert columns[1:] == [(c.name, sql_type(c), c.required) for c in COLUMNS]
 
 
 def test_creating_again_empties_the_table(loaded: Warehouse) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import pytest
 
 from models import Tables
 from penguins.evaluation.scores import Unseen, predict_unseen
+from penguins.inference import unpickle
 from penguins.registry import Registry
 from penguins.training.pipeline import build_pipeline, fit
 
@@ -25,7 +25,7 @@ def poor(penguins_tables: Tables) -> bytes:
 @pytest.fixture(scope="session")
 def unseen(penguins_tables: Tables, trained: Trained) -> Unseen:
     """What models like the good one predict of rows that they had not seen: cross-validated once for all tests."""
-    return predict_unseen(pickle.loads(trained[0]), *penguins_tables, 42)[0]
+    return predict_unseen(unpickle(trained[0]), *penguins_tables, 42)[0]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from penguins.evaluation.comparison import compare_with_serving
 from penguins.evaluation.gate import MIN_ROWS, Baseline, Verdict, judge
 from penguins.evaluation.predictions import Predictions
 from penguins.evaluation.scores import Unseen, predict_unseen
+from penguins.inference import unpickle
 from penguins.registry import Registry
 from penguins.training.pipeline import build_pipeline, fit, split
 from tables import frame_of, table_of
@@ -33,7 +34,7 @@ def gate_of(unseen: Unseen, registry: Registry, min_accuracy: float = 0.9) -> Ve
 
 @pytest.fixture(scope="module")
 def poor_unseen(penguins_tables: Tables, poor: bytes) -> Unseen:
-    return predict_unseen(pickle.loads(poor), *penguins_tables, 42)[0]
+    return predict_unseen(unpickle(poor), *penguins_tables, 42)[0]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_it_is_said_where_the_serving_model_fails_on_rows_that_are_new_to_it(
     new = frame_of(test).assign(body_mass_g=lambda f: f["body_mass_g"] + 1)
     wrong = table_of(new.assign(species="Adelie"))
     baseline = compare_with_serving(registry, predict_unseen(fitted(train), train, wrong, 0)[0])
-    right_on_new = (pickle.loads(registry.read(serving["version"])[1]).predict(new) == "Adelie").mean()
+    right_on_new = (unpickle(registry.read(serving["version"])[1]).predict(new) == "Adelie").mean()
     assert f"is right on {right_on_new:.1%} of the 69 rows that are new to it" in baseline.note
 
 
@@ -104,7 +105,7 @@ def test_few_rows_in_common_do_not_tell_and_min_accuracy_decides(
     penguins_tables: Tables, trained: Trained, registry: Registry, serving: dict[str, Any]
 ) -> None:
     train, test = penguins_tables
-    few = predict_unseen(pickle.loads(trained[0]), train.slice(0, 60), test.slice(0, 20), 42)[0]
+    few = predict_unseen(unpickle(trained[0]), train.slice(0, 60), test.slice(0, 20), 42)[0]
     gate = gate_of(few, registry)
     assert (gate.passed, gate.outcome) == (True, "too few rows")
     assert gate.comparison is not None
@@ -220,7 +221,7 @@ def test_rows_that_every_tree_was_shown_are_known_and_not_judged(
     train, test = penguins_tables
     copies = pa.concat_tables([train] * 20)
     pickled = pickle.dumps(fitted(copies, max_samples=10**5))
-    of_copies, metrics = predict_unseen(pickle.loads(pickled), copies, test, 0)
+    of_copies, metrics = predict_unseen(unpickle(pickled), copies, test, 0)
     assert metrics == {}
     assert (len(of_copies.predictions.keys), of_copies.predictions.judged.sum()) == (342, 69)
     metrics = publish_evaluated(pickled, (copies, test), registry)["metrics"]

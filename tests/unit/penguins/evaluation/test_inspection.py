@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from sklearn.calibration import calibration_curve
 from penguins import inference
 from penguins.evaluation import inspection as module
 from penguins.evaluation.inspection import POINTS, REPEATS, calibration, inspect, permutation_importance, points
-from penguins.inference import to_frame
+from penguins.inference import to_frame, unpickle
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import pipeline as training
 from penguins.training.pipeline import build_pipeline, feature_frame, fit, label_codes
@@ -29,7 +28,7 @@ Tables = tuple[pa.Table, pa.Table]
 def poor(penguins_tables: Tables) -> Any:
     """A pipeline that makes mistakes: three trees, grown on thirty rows."""
     train, _ = penguins_tables
-    return pickle.loads(fit(build_pipeline(n_estimators=3, max_samples=30, random_state=0, rows=train.num_rows), train))
+    return unpickle(fit(build_pipeline(n_estimators=3, max_samples=30, random_state=0, rows=train.num_rows), train))
 
 
 # permutation_importance
@@ -157,7 +156,7 @@ def test_a_table_of_one_kind_of_columns_is_inspected(
     monkeypatch.setattr(training, "CATEGORIES", tuple(c for c in kept if not isinstance(c, Number)))
     train, test = (table.select([TARGET.name, *(c.name for c in kept)]) for table in penguins_tables)
     pipeline = build_pipeline(n_estimators=10, max_samples=1000, random_state=0, rows=train.num_rows)
-    facts = inspect(pickle.loads(fit(pipeline, train)), test, random_state=0)
+    facts = inspect(unpickle(fit(pipeline, train)), test, random_state=0)
     assert list(facts["importance"]) == [c.name for c in kept]
     assert max(of["mean"] for of in facts["importance"].values()) > 0.1
     assert sum(b["rows"] for b in facts["calibration"]) == test.num_rows
@@ -168,7 +167,7 @@ def test_a_model_of_two_classes_is_inspected(penguins_tables: Tables) -> None:
     """Its classes have other places than the schema's values."""
     train, test = (t.filter(pc.not_equal(pc.cast(t[TARGET.name], pa.string()), "Adelie")) for t in penguins_tables)
     pipeline = build_pipeline(n_estimators=10, max_samples=1000, random_state=0, rows=train.num_rows)
-    facts = inspect(pickle.loads(fit(pipeline, train)), test, random_state=0)
+    facts = inspect(unpickle(fit(pipeline, train)), test, random_state=0)
     assert {truth for *_, truth, _ in facts["points"]["rows"]} == {1, 2}
     assert sum(b["right"] for b in facts["calibration"]) / test.num_rows > 0.9
     assert min(b["probability"] for b in facts["calibration"]) >= 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from models import Tables, fitted, with_random_labels
 from penguins.evaluation import scores as module
 from penguins.evaluation.predictions import ALL_KEYS
 from penguins.evaluation.scores import ROWS_TO_CROSS_VALIDATE, out_of_bag, predict_unseen, score
+from penguins.inference import unpickle
 from penguins.schema import NUMBERS, TARGET
 from penguins.training.pipeline import build_pipeline, feature_frame, fit, label_codes, row_keys
 from tables import frame_of, table_of
@@ -28,7 +28,7 @@ Trained = tuple[bytes, dict[str, Any]]
 
 def test_the_scores_are_those_counted_by_hand(penguins_tables: Tables, poor: bytes) -> None:
     _, test = penguins_tables
-    pipeline = pickle.loads(poor)
+    pipeline = unpickle(poor)
     scores = score(pipeline, test)
     frame = frame_of(test)
     pairs = list(zip(frame[TARGET.name], pipeline.predict(frame), strict=True))
@@ -52,7 +52,7 @@ def test_the_scores_are_those_counted_by_hand(penguins_tables: Tables, poor: byt
 @pytest.mark.filterwarnings("error")
 def test_a_class_without_held_out_rows_scores_zero_without_a_warning(penguins_tables: Tables, trained: Trained) -> None:
     test = frame_of(penguins_tables[1])
-    scores = score(pickle.loads(trained[0]), table_of(test[test[TARGET.name] != "Chinstrap"]))
+    scores = score(unpickle(trained[0]), table_of(test[test[TARGET.name] != "Chinstrap"]))
     assert scores["per_class"]["Chinstrap"] == {"precision": 0, "recall": 0, "f1": 0, "rows": 0}
     assert np.shape(scores["confusion_matrix"]) == (3, 3)
 
@@ -69,7 +69,7 @@ def test_the_scores_of_a_model_of_two_classes_stand_under_their_names(penguins_t
 def test_the_scores_do_not_depend_on_how_many_rows_are_predicted_at_once(
     penguins_tables: Tables, poor: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline, test = pickle.loads(poor), penguins_tables[1]
+    pipeline, test = unpickle(poor), penguins_tables[1]
     expected = score(pipeline, test)
     for rows_at_once in (10, 23, 69):  # with a shorter last piece, without, and all at once
         monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
@@ -92,7 +92,7 @@ def test_cross_validation_is_that_of_scikit_learn_on_the_plain_pipeline(
         cv=StratifiedKFold(10, shuffle=True, random_state=7),
         scoring="accuracy",
     )
-    fitted = pickle.loads(fit(build_pipeline(**params), train))
+    fitted = unpickle(fit(build_pipeline(**params), train))
     unseen, metrics = predict_unseen(fitted, train, test, random_state=7)
     assert metrics == {"cross_validation": {"folds": 10, "mean": scores.mean(), "sd": scores.std(ddof=1)}}
     assert 0.95 < scores.mean() < 1
@@ -103,7 +103,7 @@ def test_cross_validation_is_that_of_scikit_learn_on_the_plain_pipeline(
 def test_the_predictions_are_of_their_rows_and_of_the_rows_of_both_parts(penguins_tables: Tables, poor: bytes) -> None:
     """Other labels in the held-out part change its predictions; the same rows and seed do not."""
     train, test = penguins_tables
-    pipeline = pickle.loads(poor)
+    pipeline = unpickle(poor)
     labels = test[TARGET.name].combine_chunks()
     swapped = test.set_column(0, TARGET.name, labels.take(np.random.default_rng(0).permutation(len(labels))))
     first, _ = predict_unseen(pipeline, train, test, random_state=1)
@@ -130,7 +130,7 @@ def test_cross_validation_works_where_max_samples_is_near_the_rows_of_a_fold(pen
     all_but_few, few = pa.concat_tables([train, test.slice(0, 60)]), test.slice(60)
     rows = all_but_few.num_rows
     pickled = fit(build_pipeline(n_estimators=2, max_samples=rows - 1, random_state=0, rows=rows), all_but_few)
-    assert predict_unseen(pickle.loads(pickled), all_but_few, few, random_state=0)[0].accuracy.value > 0.8
+    assert predict_unseen(unpickle(pickled), all_but_few, few, random_state=0)[0].accuracy.value > 0.8
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.preprocessing import StandardScaler
 
 from penguins import progress
+from penguins.inference import unpickle
 from penguins.registry import PROJECT
 from penguins.schema import CATEGORIES, COLUMNS, FEATURES, NUMBERS, TARGET
 from penguins.training.pipeline import (
@@ -42,7 +42,7 @@ def small_pipeline(rows: int = 300, **changed: Any) -> Any:
 
 
 def fitted(train: pa.Table, **changed: Any) -> Any:
-    return pickle.loads(fit(small_pipeline(train.num_rows, **changed), train))
+    return unpickle(fit(small_pipeline(train.num_rows, **changed), train))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def small(penguins_tables: Tables) -> bytes:
 
 @pytest.fixture
 def pipeline(small: bytes) -> Any:
-    return pickle.loads(small)
+    return unpickle(small)
 
 
 # clean
@@ -255,6 +255,11 @@ def test_another_process_gives_the_same_bytes(penguins_tables: Tables, small: by
         env={"PYTHONPATH": str(PROJECT / "plugins"), "PYTHONHASHSEED": "1"},
     )
     assert run.stdout.strip() == hashlib.sha256(small).hexdigest()
+
+
+def test_joblib_wrote_the_pickle_and_nothing_in_it_is_of_this_project(small: bytes) -> None:
+    assert b"NumpyArrayWrapper" in small
+    assert b"penguins" not in small
 
 
 def test_the_pickled_forest_predicts_on_one_core_and_says_nothing(pipeline: Any) -> None:
