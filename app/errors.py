@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,10 +36,19 @@ class NoReportError(ServiceError):
     status_code = 404
 
 
+def problem(scope: Scope, text: str) -> dict[str, str]:
+    """Return the body of an error: under /v2 as the Open Inference Protocol has it, elsewhere as FastAPI does."""
+    return {"error" if scope["path"].startswith("/v2") else "detail": text}
+
+
 def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
-    async def service_error(_: Request, error: ServiceError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, error.status_code)
+    async def service_error(request: Request, error: ServiceError) -> JSONResponse:
+        return JSONResponse(problem(request.scope, str(error)), error.status_code)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http_error(request: Request, error: StarletteHTTPException) -> Response:
+        return JSONResponse(problem(request.scope, error.detail), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
@@ -102,7 +112,7 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if (length := declared_length(declared)) > self.max_bytes:
-            await JSONResponse({"detail": self._message(f"{length} bytes")}, 413)(scope, receive, send)
+            await JSONResponse(problem(scope, self._message(f"{length} bytes")), 413)(scope, receive, send)
             return
         received = 0
 

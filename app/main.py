@@ -7,14 +7,17 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import Body, Depends, FastAPI, Path, Request
+from fastapi import APIRouter, Body, FastAPI, Path, Request, Security
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, PlainTextResponse
 
+from app.access import SCHEME, Keys, RequireKey
+from app.dependencies import CurrentModel, CurrentServer
 from app.errors import BodyLimit, NoReportError, add_error_handlers
 from app.monitoring.metrics import Metrics
+from app.monitoring.port import MetricsPort
 from app.monitoring.requests import CountRequests
 from app.schemas import (
     Batch,
@@ -27,7 +30,7 @@ from app.schemas import (
     Rejection,
     Version,
 )
-from app.serving.model_server import ModelServer, Served
+from app.serving.model_server import ModelServer
 from app.serving.shortcut import FastPredict
 from app.settings import Settings
 from penguins.registry import VERSION_PATTERN, Registry, RegistryError
@@ -45,6 +48,7 @@ BODY_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be parsed, for example because it is not UTF-8."},
     413: {"model": Problem, "description": "The body is too large."},
 }
+NO_KEY: dict[int | str, dict[str, Any]] = {401: {"model": Problem, "description": "No key, or none that is known."}}
 # By reference, because FastAPI would document the errors of an HTML route as HTML too.
 _PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 NO_REPORT: dict[int | str, dict[str, Any]] = {
@@ -52,18 +56,6 @@ NO_REPORT: dict[int | str, dict[str, Any]] = {
 }
 NO_SERVING_REPORT = {**NO_REPORT, 503: {"description": NOT_READY[503]["description"], **_PROBLEM}}
 
-
-# Async, although they await nothing: FastAPI calls sync dependencies in a thread, which costs more than a prediction.
-async def _model_server(request: Request) -> ModelServer:
-    return request.app.state.model_server
-
-
-async def _served(request: Request) -> Served:
-    return request.app.state.model_server.require()
-
-
-CurrentServer = Annotated[ModelServer, Depends(_model_server)]
-CurrentModel = Annotated[Served, Depends(_served)]
 VersionInPath = Annotated[
     str, Path(pattern=f"^{VERSION_PATTERN}$", description="As GET /models lists it, such as 20260131T235959Z-0123abcd.")
 ]
@@ -81,15 +73,22 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         retry_seconds=settings.retry_seconds,
     )
 
-    metrics = Metrics(server)
+    keys = Keys(settings.keys_file) if settings.keys_file else None
+    metrics = Metrics(server, by_key=keys is not None)
+    parts: list[Any] = [server, metrics]
+    if keys:
+        parts.append(keys)
+    if settings.metrics_port:
+        shared = settings.workers > 1
+        parts.append(MetricsPort(metrics, settings.host, settings.metrics_port, shared=shared))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await anyio.to_thread.run_sync(server.start)
-        metrics.start()
+        for part in parts:
+            await anyio.to_thread.run_sync(part.start)
         yield
-        metrics.stop()
-        await anyio.to_thread.run_sync(server.stop)
+        for part in reversed(parts):
+            await anyio.to_thread.run_sync(part.stop)
 
     app = FastAPIOffline(
         title="modelo_penguin",
@@ -102,7 +101,12 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     app.state.model_server, app.state.metrics = server, metrics
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
-    _add_routes(app)
+    if keys:
+        app.add_middleware(RequireKey, keys=keys)
+    behind_lock = APIRouter(dependencies=[Security(SCHEME)], responses=NO_KEY) if keys else APIRouter()
+    _add_routes(behind_lock)
+    app.include_router(behind_lock)
+    _add_open_routes(app, metrics=not settings.metrics_port)
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
         CountRequests,
@@ -111,11 +115,11 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         excluded=[path for path, health in is_health.items() if health],
     )
     # In front of all middleware, Starlette's own included: together they cost as much as a prediction.
-    app.middleware_stack = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes)
+    app.middleware_stack = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes, keys)
     return app
 
 
-def _add_routes(app: FastAPI) -> None:
+def _add_routes(app: APIRouter) -> None:
     @app.get("/model-info", tags=["model"], response_model=ModelInfo, responses=NOT_READY)
     async def model_info(served: CurrentModel, server: CurrentServer) -> dict[str, Any]:
         """The serving model: its origin, its metrics, and the version rejected since, if any."""
@@ -159,10 +163,10 @@ def _add_routes(app: FastAPI) -> None:
         """Predict up to 10,000 records, in order, all with the same version."""
         return await anyio.to_thread.run_sync(served.answer_batch, batch.records, limiter=server.batches)
 
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
-    def metrics(request: Request) -> PlainTextResponse:
-        """Requests, predictions, model and drift, for Prometheus."""
-        return PlainTextResponse(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
+    if metrics:
+        app.get("/metrics", tags=["health"], response_class=PlainTextResponse)(_metrics)
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Health:
@@ -173,6 +177,11 @@ def _add_routes(app: FastAPI) -> None:
     async def ready(_: CurrentModel) -> Health:
         """A model is loaded, and it reproduces its golden rows."""
         return Health(status="ready")
+
+
+def _metrics(request: Request) -> PlainTextResponse:
+    """Requests, predictions, model and drift, for Prometheus."""
+    return PlainTextResponse(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _report(registry: Registry, version: str) -> HTMLResponse:
