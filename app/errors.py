@@ -48,15 +48,19 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def http_error(request: Request, error: StarletteHTTPException) -> Response:
-        return JSONResponse(problem(request.scope, error.detail), error.status_code, error.headers)
+        text = error.detail
+        if error.status_code == 404 and request.url.path.startswith("/v2"):
+            text = f"there is no {_short(request.url.path)}; the model is /v2/models/{request.app.title}"
+        return JSONResponse(problem(request.scope, text), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
         # Escaped to ASCII, because the input may contain a lone surrogate, which UTF-8 cannot encode.
-        return Response(json.dumps({"detail": _detail(error.errors())}), 422, media_type="application/json")
+        return Response(json.dumps({"detail": detail_of(error.errors())}), 422, media_type="application/json")
 
 
-def _detail(errors: Sequence[Any]) -> list[dict[str, Any]]:
+def detail_of(errors: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return pydantic's errors as a response shows them: not too many, not too long, and with what is accepted."""
     detail = [
         {key: _echo(value) for key, value in error.items()} | {"msg": error["msg"] + _accepted(error)}
         for error in errors[:ERRORS_SHOWN]

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse
 from app.access import SCHEME, Keys, RequireKey
 from app.dependencies import CurrentModel, CurrentServer
 from app.errors import BodyLimit, NoReportError, add_error_handlers
+from app.inference_protocol import routes as inference_protocol
 from app.monitoring.metrics import Metrics
 from app.monitoring.port import MetricsPort
 from app.monitoring.requests import CountRequests
@@ -97,6 +98,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         docs_url="/",
         redoc_url=None,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,  # a generated client's functions are called so
     )
     app.state.model_server, app.state.metrics = server, metrics
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -105,7 +107,9 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         app.add_middleware(RequireKey, keys=keys)
     behind_lock = APIRouter(dependencies=[Security(SCHEME)], responses=NO_KEY) if keys else APIRouter()
     _add_routes(behind_lock)
+    behind_lock.include_router(inference_protocol.model)
     app.include_router(behind_lock)
+    inference_protocol.document_requests(app)
     _add_open_routes(app, metrics=not settings.metrics_port)
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
@@ -166,7 +170,7 @@ def _add_routes(app: APIRouter) -> None:
 
 def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
     if metrics:
-        app.get("/metrics", tags=["health"], response_class=PlainTextResponse)(_metrics)
+        app.get("/metrics", name="metrics", tags=["health"], response_class=PlainTextResponse)(_metrics)
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Health:
@@ -177,6 +181,8 @@ def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
     async def ready(_: CurrentModel) -> Health:
         """A model is loaded, and it reproduces its golden rows."""
         return Health(status="ready")
+
+    app.include_router(inference_protocol.health)
 
 
 def _metrics(request: Request) -> PlainTextResponse:

@@ -211,7 +211,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(add_key(path, chosen.name))
             print(f"This is the only time it is shown; {path} keeps its hash.", file=sys.stderr)
             if not named:
-                print(f"The service asks for keys once it is started with API_KEYS_FILE={path}", file=sys.stderr)
+                print(
+                    "The service asks for keys once it is started with API_KEYS_FILE=.local/api_keys", file=sys.stderr
+                )
         elif chosen.command == "remove":
             remove_key(path, chosen.name)
             print(f"{chosen.name} is removed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import psutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from app.inference_protocol.messages import EXAMPLE_REQUEST
 from penguins.keys import add_key, remove_key
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, TARGET
@@ -108,6 +110,43 @@ def test_swaggers_authorize_sends_the_key(locked: Locked) -> None:
             expect(body.first).to_be_visible()
         assert json.loads(answered.value.text())[TARGET.name] == TARGET.example
         browser.close()
+
+
+def test_a_typed_client_is_made_from_the_openapi_without_a_warning_and_predicts(
+    locked: Locked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{locked.service.port}"
+    (tmp_path / "openapi.json").write_text(locked.service.client.get("/openapi.json").text)
+    made = subprocess.run(
+        [
+            *(sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning", "--meta", "none"),
+            *("--path", "openapi.json", "--output-path", "penguin_client"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},  # for ruff
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (made.returncode, "arning" in made.stdout + made.stderr) == (0, False), made.stdout + made.stderr
+    monkeypatch.syspath_prepend(str(tmp_path))
+    client, models = (importlib.import_module(f"penguin_client{part}") for part in ("", ".models"))
+    predict = importlib.import_module("penguin_client.api.predict.predict")
+    infer = importlib.import_module("penguin_client.api.open_inference_protocol.infer")
+
+    body = models.Record.from_dict(EXAMPLE)
+    with client.AuthenticatedClient(url, token=locked.key, prefix="", auth_header_name="X-API-Key") as knows:
+        answer = predict.sync(client=knows, body=body)
+        assert isinstance(answer, models.Prediction)
+        assert getattr(answer, TARGET.name).value == TARGET.example
+        asked = models.InferenceRequest.from_dict(EXAMPLE_REQUEST)
+        (label, probabilities) = infer.sync(client=knows, body=asked).outputs
+        assert label.data == [TARGET.example]
+        assert probabilities.data == list(answer.probabilities.to_dict().values())
+    refused = predict.sync(client=client.Client(url), body=body)
+    assert isinstance(refused, models.Problem)
+    assert "add NAME" in refused.detail
 
 
 def test_a_service_that_could_not_do_what_was_asked_for_says_so_in_a_line_and_ends(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from penguins.schema import EXAMPLE
 
 BODY = json.dumps(EXAMPLE).encode()
 FAST, ORDINARY = ({"content-type": kind} for kind in ("application/json", "application/json; charset=utf-8"))
-OPEN = {"/health/live", "/health/ready", "/metrics"}
+OPEN = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 
 
 @pytest.fixture
@@ -99,6 +99,7 @@ def test_a_wrong_key_is_refused_before_anything_else_and_a_hint_is_given(
             assert answer.headers["www-authenticate"] == "APIKey"
             assert key not in answer.text
     assert locked.post("/predict", content=b"{", headers=right).status_code == 422
+    assert list(locked.get("/v2").json()) == ["error"]
 
 
 def test_nothing_of_a_body_is_read_without_a_key(locked: TestClient) -> None:
