@@ -6,8 +6,11 @@ import logging
 import threading
 from hmac import compare_digest
 from pathlib import Path
+from typing import Any
 
+from fastapi import Security
 from fastapi.security import APIKeyHeader
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -84,6 +87,14 @@ class Keys:
 
 def _by_digest(file: Path) -> dict[bytes, Key]:
     return {key.digest: key for key in read_keys(file)}
+
+
+def locked(keys: Keys | None, problem_model: type[BaseModel]) -> dict[str, Any]:
+    """Return how a router is included so that OpenAPI says what `RequireKey` does: nothing, if there are no keys."""
+    if keys is None:
+        return {}
+    no_key = {"model": problem_model, "description": "No key, or none that is known."}
+    return {"dependencies": [Security(SCHEME)], "responses": {401: no_key}}
 
 
 class RequireKey:

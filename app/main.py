@@ -7,18 +7,17 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Body, FastAPI, Path, Request, Security
+from fastapi import APIRouter, Body, FastAPI, Path
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, PlainTextResponse
 
-from app.access import SCHEME, Keys, RequireKey
+from app.access import Keys, RequireKey, locked
 from app.dependencies import CurrentModel, CurrentServer
 from app.errors import BodyLimit, NoReportError, add_error_handlers
 from app.inference_protocol import routes as inference_protocol
 from app.monitoring.metrics import Metrics
-from app.monitoring.port import MetricsPort
+from app.monitoring.port import MetricsPort, metrics_text
 from app.monitoring.requests import CountRequests
 from app.schemas import (
     Batch,
@@ -49,7 +48,6 @@ BODY_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be parsed, for example because it is not UTF-8."},
     413: {"model": Problem, "description": "The body is too large."},
 }
-NO_KEY: dict[int | str, dict[str, Any]] = {401: {"model": Problem, "description": "No key, or none that is known."}}
 # By reference, because FastAPI would document the errors of an HTML route as HTML too.
 _PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 NO_REPORT: dict[int | str, dict[str, Any]] = {
@@ -76,12 +74,8 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
 
     keys = Keys(settings.keys_file) if settings.keys_file else None
     metrics = Metrics(server, by_key=keys is not None)
-    parts: list[Any] = [server, metrics]
-    if keys:
-        parts.append(keys)
-    if settings.metrics_port:
-        shared = settings.workers > 1
-        parts.append(MetricsPort(metrics, settings.host, settings.metrics_port, shared=shared))
+    port = MetricsPort.of(metrics, settings)
+    parts: list[Any] = [part for part in (server, metrics, keys, port) if part]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -105,12 +99,11 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     add_error_handlers(app)
     if keys:
         app.add_middleware(RequireKey, keys=keys)
-    behind_lock = APIRouter(dependencies=[Security(SCHEME)], responses=NO_KEY) if keys else APIRouter()
-    _add_routes(behind_lock)
-    behind_lock.include_router(inference_protocol.model)
-    app.include_router(behind_lock)
-    inference_protocol.document_requests(app)
-    _add_open_routes(app, metrics=not settings.metrics_port)
+    routes = APIRouter()
+    _add_routes(routes)
+    app.include_router(routes, **locked(keys, Problem))
+    inference_protocol.add_routes(app, keys)
+    _add_open_routes(app, metrics=not port)
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
         CountRequests,
@@ -170,7 +163,7 @@ def _add_routes(app: APIRouter) -> None:
 
 def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
     if metrics:
-        app.get("/metrics", name="metrics", tags=["health"], response_class=PlainTextResponse)(_metrics)
+        app.get("/metrics", name="metrics", tags=["health"], response_class=PlainTextResponse)(metrics_text)
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Health:
@@ -181,13 +174,6 @@ def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
     async def ready(_: CurrentModel) -> Health:
         """A model is loaded, and it reproduces its golden rows."""
         return Health(status="ready")
-
-    app.include_router(inference_protocol.health)
-
-
-def _metrics(request: Request) -> PlainTextResponse:
-    """Requests, predictions, model and drift, for Prometheus."""
-    return PlainTextResponse(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _report(registry: Registry, version: str) -> HTMLResponse:

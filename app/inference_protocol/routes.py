@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 
+from app.access import Keys, locked
 from app.dependencies import CurrentModel, CurrentServer
 from app.errors import ServiceError
 from app.inference_protocol.inference import MODEL, answer
@@ -65,18 +66,6 @@ async def _same_version(
 
 
 VERSIONED = [Depends(_same_version)]
-
-
-def document_requests(app: FastAPI) -> None:
-    """Add the request's models to the app's OpenAPI."""
-    without = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = without()
-        document["components"]["schemas"].update(REQUEST_SCHEMAS)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 # Like all of health, these two need no key, and are not counted.
@@ -162,6 +151,20 @@ async def infer(request: Request, served: CurrentModel, server: CurrentServer) -
         return Response(answered.body, media_type="application/json")
     headers = {_LENGTH: str(answered.json_bytes)}
     return Response(answered.body, media_type="application/octet-stream", headers=headers)
+
+
+def add_routes(app: FastAPI, keys: Keys | None) -> None:
+    """Add the protocol to an application, and the request's models to its OpenAPI."""
+    app.include_router(model, **locked(keys, Failure))
+    app.include_router(health)
+    others = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = others()
+        document["components"]["schemas"].update(REQUEST_SCHEMAS)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _tensor(column: Number | Category) -> TensorMetadata:

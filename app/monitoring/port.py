@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from app.monitoring.metrics import Metrics
+from app.settings import Settings
 
 SECONDS_TO_STOP = 2
 
@@ -30,16 +31,26 @@ def bound_socket(host: str, port: int, *, shared: bool) -> socket.socket:
     return bound
 
 
+def metrics_text(request: Request) -> PlainTextResponse:
+    """Requests, predictions, model and drift, for Prometheus."""
+    return PlainTextResponse(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
 class MetricsPort:
     """A server of /metrics alone, in a thread. Of several workers any may be asked: each adds up the counts of all."""
 
     def __init__(self, metrics: Metrics, host: str, port: int, *, shared: bool) -> None:
-        async def text(_: Request) -> PlainTextResponse:
-            return PlainTextResponse(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
         self._address = (host, port)
         self._shared = shared
-        self._app = Starlette(routes=[Route("/metrics", text)])
+        self._app = Starlette(routes=[Route("/metrics", metrics_text)])
+        self._app.state.metrics = metrics
+
+    @classmethod
+    def of(cls, metrics: Metrics, settings: Settings) -> MetricsPort | None:
+        """Return the port that the settings ask for, if any."""
+        if not settings.metrics_port:
+            return None
+        return cls(metrics, settings.host, settings.metrics_port, shared=settings.workers > 1)
 
     def start(self) -> None:
         """Listen from now on, or raise OSError if the port is taken."""
