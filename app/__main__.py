@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 
@@ -13,7 +14,9 @@ from fastapi import FastAPI
 
 from app import SHARED_FOLDER
 from app.main import create_app
+from app.monitoring.port import bound_socket
 from app.settings import Settings
+from penguins.keys import KeysError, read_keys
 
 # At module level, because the workers import this module and skip the block under `if`.
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -28,8 +31,24 @@ def application() -> FastAPI:
     return app
 
 
+def check(settings: Settings) -> None:
+    """End the process with one line if it could not do what was asked for: workers would be started again and again."""
+    try:
+        if settings.keys_file:
+            read_keys(settings.keys_file)
+        if settings.metrics_port == settings.port:
+            sys.exit(f"API_METRICS_PORT and API_PORT are both {settings.port}; choose two different ones")
+        if settings.metrics_port:
+            bound_socket(settings.host, settings.metrics_port, shared=False).close()
+    except KeysError as error:
+        sys.exit(f"the service does not start without its lock: {error}")
+    except OSError as error:
+        sys.exit(f"API_METRICS_PORT is {settings.metrics_port}, which cannot be used: {error.strerror}")
+
+
 if __name__ == "__main__":
     settings = Settings()
+    check(settings)
     # A single worker shares with nobody, and could not remove the folder: uvicorn re-raises the signal that stops it.
     with TemporaryDirectory(prefix="modelo_penguin-") if settings.workers > 1 else nullcontext() as folder:
         if folder:

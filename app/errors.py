@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,18 +36,31 @@ class NoReportError(ServiceError):
     status_code = 404
 
 
+def problem(scope: Scope, text: str) -> dict[str, str]:
+    """Return the body of an error: under /v2 as the Open Inference Protocol has it, elsewhere as FastAPI does."""
+    return {"error" if scope["path"].startswith("/v2") else "detail": text}
+
+
 def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
-    async def service_error(_: Request, error: ServiceError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, error.status_code)
+    async def service_error(request: Request, error: ServiceError) -> JSONResponse:
+        return JSONResponse(problem(request.scope, str(error)), error.status_code)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http_error(request: Request, error: StarletteHTTPException) -> Response:
+        text = error.detail
+        if error.status_code == 404 and request.url.path.startswith("/v2"):
+            text = f"there is no {_short(request.url.path)}; the model is /v2/models/{request.app.title}"
+        return JSONResponse(problem(request.scope, text), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
         # Escaped to ASCII, because the input may contain a lone surrogate, which UTF-8 cannot encode.
-        return Response(json.dumps({"detail": _detail(error.errors())}), 422, media_type="application/json")
+        return Response(json.dumps({"detail": detail_of(error.errors())}), 422, media_type="application/json")
 
 
-def _detail(errors: Sequence[Any]) -> list[dict[str, Any]]:
+def detail_of(errors: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return pydantic's errors as a response shows them: not too many, not too long, and with what is accepted."""
     detail = [
         {key: _echo(value) for key, value in error.items()} | {"msg": error["msg"] + _accepted(error)}
         for error in errors[:ERRORS_SHOWN]
@@ -102,7 +116,7 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if (length := declared_length(declared)) > self.max_bytes:
-            await JSONResponse({"detail": self._message(f"{length} bytes")}, 413)(scope, receive, send)
+            await JSONResponse(problem(scope, self._message(f"{length} bytes")), 413)(scope, receive, send)
             return
         received = 0
 

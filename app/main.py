@@ -7,14 +7,17 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import Body, Depends, FastAPI, Path, Request
+from fastapi import APIRouter, Body, FastAPI, Path
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, PlainTextResponse
 
+from app.access import Keys, RequireKey, locked
+from app.dependencies import CurrentModel, CurrentServer
 from app.errors import BodyLimit, NoReportError, add_error_handlers
+from app.inference_protocol import routes as inference_protocol
 from app.monitoring.metrics import Metrics
+from app.monitoring.port import MetricsPort, metrics_text
 from app.monitoring.requests import CountRequests
 from app.schemas import (
     Batch,
@@ -27,7 +30,7 @@ from app.schemas import (
     Rejection,
     Version,
 )
-from app.serving.model_server import ModelServer, Served
+from app.serving.model_server import ModelServer
 from app.serving.shortcut import FastPredict
 from app.settings import Settings
 from penguins.registry import VERSION_PATTERN, Registry, RegistryError
@@ -52,18 +55,6 @@ NO_REPORT: dict[int | str, dict[str, Any]] = {
 }
 NO_SERVING_REPORT = {**NO_REPORT, 503: {"description": NOT_READY[503]["description"], **_PROBLEM}}
 
-
-# Async, although they await nothing: FastAPI calls sync dependencies in a thread, which costs more than a prediction.
-async def _model_server(request: Request) -> ModelServer:
-    return request.app.state.model_server
-
-
-async def _served(request: Request) -> Served:
-    return request.app.state.model_server.require()
-
-
-CurrentServer = Annotated[ModelServer, Depends(_model_server)]
-CurrentModel = Annotated[Served, Depends(_served)]
 VersionInPath = Annotated[
     str, Path(pattern=f"^{VERSION_PATTERN}$", description="As GET /models lists it, such as 20260131T235959Z-0123abcd.")
 ]
@@ -81,15 +72,18 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         retry_seconds=settings.retry_seconds,
     )
 
-    metrics = Metrics(server)
+    keys = Keys(settings.keys_file) if settings.keys_file else None
+    metrics = Metrics(server, by_key=keys is not None)
+    port = MetricsPort.of(metrics, settings)
+    parts: list[Any] = [part for part in (server, metrics, keys, port) if part]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await anyio.to_thread.run_sync(server.start)
-        metrics.start()
+        for part in parts:
+            await anyio.to_thread.run_sync(part.start)
         yield
-        metrics.stop()
-        await anyio.to_thread.run_sync(server.stop)
+        for part in reversed(parts):
+            await anyio.to_thread.run_sync(part.stop)
 
     app = FastAPIOffline(
         title="modelo_penguin",
@@ -98,11 +92,18 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         docs_url="/",
         redoc_url=None,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,  # a generated client's functions are called so
     )
     app.state.model_server, app.state.metrics = server, metrics
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
-    _add_routes(app)
+    if keys:
+        app.add_middleware(RequireKey, keys=keys)
+    routes = APIRouter()
+    _add_routes(routes)
+    app.include_router(routes, **locked(keys, Problem))
+    inference_protocol.add_routes(app, keys)
+    _add_open_routes(app, metrics=not port)
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
         CountRequests,
@@ -111,11 +112,11 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         excluded=[path for path, health in is_health.items() if health],
     )
     # In front of all middleware, Starlette's own included: together they cost as much as a prediction.
-    app.middleware_stack = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes)
+    app.middleware_stack = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes, keys)
     return app
 
 
-def _add_routes(app: FastAPI) -> None:
+def _add_routes(app: APIRouter) -> None:
     @app.get("/model-info", tags=["model"], response_model=ModelInfo, responses=NOT_READY)
     async def model_info(served: CurrentModel, server: CurrentServer) -> dict[str, Any]:
         """The serving model: its origin, its metrics, and the version rejected since, if any."""
@@ -159,10 +160,10 @@ def _add_routes(app: FastAPI) -> None:
         """Predict up to 10,000 records, in order, all with the same version."""
         return await anyio.to_thread.run_sync(served.answer_batch, batch.records, limiter=server.batches)
 
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
-    def metrics(request: Request) -> PlainTextResponse:
-        """Requests, predictions, model and drift, for Prometheus."""
-        return PlainTextResponse(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
+    if metrics:
+        app.get("/metrics", name="metrics", tags=["health"], response_class=PlainTextResponse)(metrics_text)
 
     @app.get("/health/live", tags=["health"], response_model_exclude_none=True)
     async def live() -> Health:

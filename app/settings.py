@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -9,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Environment variables with the prefix `API_`. The registry reads `MODELS_DIR` and `MODEL_SIGNING_KEY_FILE`."""
 
-    model_config = SettingsConfigDict(env_prefix="API_")
+    model_config = SettingsConfigDict(env_prefix="API_", env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8989, description="Port to listen on.")
@@ -17,3 +19,5 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.5, gt=0, description="Seconds between checks of the pointer `current`.")
     retry_seconds: float = Field(10, gt=0, description="Seconds between retries of a rejected version.")
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="Largest request body, in bytes: 10,000 records fit.")
+    keys_file: Path | None = Field(None, description="The file of the API keys. Without one, no key is asked for.")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="Port of /metrics, if not that of all else.")

@@ -100,6 +100,7 @@ class Server:
         connections: int = 8,
         content_type: str = "application/json",
         path: str | None = None,
+        key: str = "",
     ) -> Window:
         """Send the body for that long. RuntimeError if a single request fails."""
         before = self.cpu_seconds()
@@ -108,7 +109,7 @@ class Server:
                 *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"),
                 *("-s", str(ROOT / "benchmarks" / "wrk.lua"), self.url + (path or self.path)),
             ],
-            env={**os.environ, "BODY": str(body), "CONTENT_TYPE": content_type},
+            env={**os.environ, "BODY": str(body), "CONTENT_TYPE": content_type, "KEY": key},
             capture_output=True,
             text=True,
             check=True,

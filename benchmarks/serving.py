@@ -26,6 +26,7 @@ import pyarrow as pa
 from benchmarks.servers import ROOT, Server, Window, free_port, summary
 from penguins.data.warehouse import compact
 from penguins.evaluation.facts import evaluate
+from penguins.keys import add_key
 from penguins.registry import Registry
 from penguins.schema import COLUMNS, CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
 from penguins.training.pipeline import build_pipeline, clean, fit, split
@@ -56,6 +57,7 @@ class Contender:
     server: Server
     body: Path
     content_type: str = JSON
+    key: str = ""  # an API key
 
 
 def publish_models(registry: Registry, seeds: tuple[int, ...]) -> list[str]:
@@ -106,10 +108,13 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
     say("starting the service several times")
     results["start"] = _starts(service)
     with ExitStack() as stack:
-        service.start()
-        stack.callback(service.stop)
+        locked, key = _locked(env, folder)
+        for server in (service, locked):
+            server.start()
+            stack.callback(server.stop)
         contenders = [
             Contender(OURS, service, one),
+            Contender(f"{OURS}, with a key", locked, one, key=key),
             Contender(f"{OURS}, ordinary route", service, one, ORDINARY),
         ]
         for name, label in {
@@ -216,6 +221,14 @@ def _service(env: dict[str, str], folder: Path) -> Server:
     )
 
 
+def _locked(env: dict[str, str], folder: Path) -> tuple[Server, str]:
+    """Return the service with a lock, and a key to it."""
+    key = add_key(folder / "api_keys", "bench")
+    locked = _service({**env, "API_KEYS_FILE": str(folder / "api_keys")}, folder)
+    locked.log = folder / "locked.log"
+    return locked, key
+
+
 def _uvicorn(name: str, env: dict[str, str], folder: Path) -> Server:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", f"benchmarks.endpoints:{name}", "--port", str(port), "--no-access-log"]
@@ -233,7 +246,7 @@ def _starts(service: Server) -> dict[str, float]:
 
 def _check(contender: Contender) -> None:
     """Send one request, and check that the right class comes back: only working servers are measured."""
-    headers = {"content-type": contender.content_type}
+    headers = {"content-type": contender.content_type, "x-api-key": contender.key}
     url = contender.server.url + contender.server.path
     answer = httpx2.post(url, content=contender.body.read_bytes(), headers=headers, timeout=60, trust_env=False)
     constant = contender.server.name in ("empty", "raw")
@@ -244,11 +257,11 @@ def _check(contender: Contender) -> None:
 def _alternate(contenders: list[Contender], say: Callable[[str], None]) -> dict[str, Any]:
     windows: dict[str, list[Window]] = {c.label: [] for c in contenders}
     for c in contenders:
-        c.server.load(c.body, seconds=1, content_type=c.content_type)
+        c.server.load(c.body, seconds=1, content_type=c.content_type, key=c.key)
     for number in range(1, ROUNDS + 1):
         say(f"POST /predict, round {number} of {ROUNDS}")
         for c in contenders:
-            windows[c.label].append(c.server.load(c.body, seconds=SECONDS, content_type=c.content_type))
+            windows[c.label].append(c.server.load(c.body, seconds=SECONDS, content_type=c.content_type, key=c.key))
     return {c.label: {**summary(windows[c.label]), "memory_mb": c.server.memory_mb()} for c in contenders}
 
 

@@ -1,6 +1,7 @@
--- Posts the file BODY as CONTENT_TYPE, and prints the results as one line of JSON.
+-- Posts the file BODY as CONTENT_TYPE, with the API key KEY if there is one, and prints the results as one line of JSON.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = os.getenv("CONTENT_TYPE")
+if os.getenv("KEY") ~= "" then wrk.headers["X-API-Key"] = os.getenv("KEY") end
 local file = assert(io.open(os.getenv("BODY"), "rb"))
 wrk.body = file:read("*a")
 file:close()

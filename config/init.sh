@@ -5,6 +5,9 @@ set -euo pipefail
 cd /opt/airflow
 umask 027
 
+# Ends it here if others could log in with the tutorial's password, and says so if the API asks them for no key.
+python config/exposure.py
+
 # Creates a secret unless it exists: 32 random bytes in URL-safe base64, as Fernet requires.
 secret() { # FILE GROUP
   [[ -s $1 ]] || head -c 32 /dev/urandom | base64 | tr '+/' '-_' >"$1"
@@ -23,10 +26,15 @@ find logs models ! -user "$AIRFLOW_UID" -exec chown "$AIRFLOW_UID:0" {} +
 chmod u+rwx,go+rx logs models
 
 umask 022
-airflow() { setpriv --reuid="$AIRFLOW_UID" --regid=0 --clear-groups env HOME=/home/airflow airflow "$@"; }
+as_airflow() { setpriv --reuid="$AIRFLOW_UID" --regid=0 --clear-groups env HOME=/home/airflow "$@"; }
+airflow() { as_airflow airflow "$@"; }
 airflow db migrate
-airflow users create --username airflow --password airflow --role Admin \
+airflow users create --username airflow --password "${AIRFLOW_PASSWORD:-airflow}" --role Admin \
   --firstname Air --lastname Flow --email airflow@example.com
+# The user may be from before, and still have the tutorial's password. One that somebody chose stays.
+if [[ -n $AIRFLOW_PASSWORD ]] && as_airflow python config/has_tutorial_password.py; then
+  airflow users reset-password --username airflow --password "$AIRFLOW_PASSWORD"
+fi
 if ! airflow connections get mysql_default &>/dev/null; then
   airflow connections add mysql_default --conn-type mysql --conn-host mysql --conn-port 3306 \
     --conn-schema "$MYSQL_DATABASE" --conn-login "$MYSQL_USER" --conn-password "$MYSQL_PASSWORD"

@@ -75,23 +75,29 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
 
     api = httpx2.Client(base_url=api_url, trust_env=False, timeout=30)
 
-    def served() -> Any:
-        response = api.get("/model-info")
-        return response.is_success and response.json()["version"] == serving and response.json()
+    locked = bool(processes.env.get("API_KEYS_FILE"))  # the file has hashes, so there is no key to ask with
 
-    info = wait_until(f"loading version {serving} into the API", served, processes, 60)
-    answer = api.post("/predict", json=EXAMPLE).raise_for_status().json()
-    held_out, headline = info["rows"]["test"], info["metrics"].get("headline")  # older versions have none
-    say(f"The API serves version {serving}: accuracy {info['accuracy']:.4f} on {held_out} held-out rows")
+    def served() -> bool:
+        response = api.get("/health/ready" if locked else "/model-info")
+        return response.is_success and (locked or response.json()["version"] == serving)
+
+    wait_until(f"loading version {serving} into the API", served, processes, 60)
+    facts = registry.manifest(serving)
+    held_out, headline = facts["rows"]["test"], facts["metrics"].get("headline")  # older versions have none
+    say(f"The API serves version {serving}: accuracy {facts['metrics']['accuracy']:.4f} on {held_out} held-out rows")
     if headline:
         low, high = headline["interval"]
         say(
             f"  {headline['method']}: {headline['accuracy']:.4f} of {headline['rows']} rows, "
             f"interval {low:.4f} to {high:.4f}"
         )
-    label = answer[TARGET.name]
-    say(f"A sample record: {json.dumps(EXAMPLE)}")
-    say(f"  is {label}, with probability {answer['probabilities'][label]:.2f}")
+    if locked:
+        say("Who asks the API needs a key: `PYTHONPATH=plugins .venv/bin/python -m penguins.keys add NAME` makes one")
+    else:
+        answer = api.post("/predict", json=EXAMPLE).raise_for_status().json()
+        label = answer[TARGET.name]
+        say(f"A sample record: {json.dumps(EXAMPLE)}")
+        say(f"  is {label}, with probability {answer['probabilities'][label]:.2f}")
     print(
         f"\n  Airflow      {airflow.url}   ({USER} / {PASSWORD})"
         f"\n  API          {api_url}   (Swagger UI)"

@@ -31,8 +31,8 @@ def no_answers() -> list[int]:
 class Counts:
     """The counts of one worker, or of several added up."""
 
-    # By endpoint and status: the responses per latency bucket, then the sum of their nanoseconds.
-    answers: dict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(no_answers))
+    # By endpoint, status and the key's name: the responses per latency bucket, then the sum of their nanoseconds.
+    answers: dict[tuple[str, int, str], list[int]] = field(default_factory=lambda: defaultdict(no_answers))
     predictions: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TARGET.values, 0)))
     loads: int = 0
     rejections: int = 0
@@ -62,13 +62,13 @@ class Recorder:
     def __init__(self) -> None:
         self._counts = Counts()
         # Queued, not counted yet. A deque is thread-safe without a lock.
-        self._answered: deque[tuple[str, int, int]] = deque()
+        self._answered: deque[tuple[str, int, str, int]] = deque()
         self._predicted: deque[tuple[Drift, Record, str]] = deque()
         self._lock = threading.Lock()  # batches and the pipeline's own predictions are counted in other threads
 
-    def answered(self, endpoint: str, status: int, nanoseconds: int) -> None:
+    def answered(self, endpoint: str, status: int, nanoseconds: int, key: str = "") -> None:
         """Queue one request. Counting each on its own would take several microseconds."""
-        self._answered.append((endpoint, status, nanoseconds))
+        self._answered.append((endpoint, status, key, nanoseconds))
         if len(self._answered) >= AT_ONCE:
             with self._lock:
                 self._count_queued()
@@ -83,12 +83,12 @@ class Recorder:
         self._counts.predictions.update([label for _, _, label in predicted])
         for drift in {drift for drift, _, _ in predicted}:
             drift.add_counts(drift.counts_of([record for of, record, _ in predicted if of is drift]))
-        answered: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for endpoint, status, nanoseconds in [self._answered.popleft() for _ in range(len(self._answered))]:
-            answered[endpoint, status].append(nanoseconds)
-        for key, times in answered.items():
+        answered: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+        for endpoint, status, key, nanoseconds in [self._answered.popleft() for _ in range(len(self._answered))]:
+            answered[endpoint, status, key].append(nanoseconds)
+        for group, times in answered.items():
             bins = np.bincount(np.searchsorted(NANOSECONDS, times), minlength=len(BOUNDS) + 1).tolist()
-            self._counts.answers[key] = add_up(self._counts.answers[key], [*bins, sum(times)])
+            self._counts.answers[group] = add_up(self._counts.answers[group], [*bins, sum(times)])
 
     def predicted_many(self, drift: Drift, records: Sequence[Record], labels: Sequence[str]) -> None:
         found, predictions = drift.counts_of(records), Counter(labels)  # takes milliseconds, so outside the lock

@@ -36,10 +36,11 @@ SECONDS_TO_SHARE = 1.0
 class Metrics(Collector):
     """The counts of all workers and the model server's state, for Prometheus."""
 
-    def __init__(self, server: ModelServer) -> None:
+    def __init__(self, server: ModelServer, *, by_key: bool = False) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._server = server
+        self._by_key = by_key
         self._stop = threading.Event()
         folder = os.environ.get(SHARED_FOLDER)
         # Not named after the PID: a later process may reuse it, and counters must not decrease.
@@ -76,8 +77,9 @@ class Metrics(Collector):
                 if file != self._file:
                     counts.add(pickle.loads(file.read_bytes()))  # noqa: S301 - from our own workers
 
+        labels = ["endpoint", "status", *(["key"] if self._by_key else [])]
         requests = CounterMetricFamily(
-            "modelo_penguin_requests", "Requests answered, by endpoint and status", labels=["endpoint", "status"]
+            "modelo_penguin_requests", "Requests answered, by endpoint and status", labels=labels
         )
         durations = HistogramMetricFamily(
             "modelo_penguin_request_duration_seconds",
@@ -85,8 +87,8 @@ class Metrics(Collector):
             labels=["endpoint"],
         )
         by_endpoint: dict[str, list[int]] = defaultdict(no_answers)
-        for (endpoint, status), found in sorted(counts.answers.items()):
-            requests.add_metric([endpoint, str(status)], sum(found[:-1]))
+        for (endpoint, status, key), found in sorted(counts.answers.items()):
+            requests.add_metric([endpoint, str(status), key][: len(labels)], sum(found[:-1]))
             by_endpoint[endpoint] = add_up(by_endpoint[endpoint], found)
         for endpoint, (*found, nanoseconds) in by_endpoint.items():
             buckets = zip([*map(str, BOUNDS), "+Inf"], map(float, accumulate(found)), strict=True)

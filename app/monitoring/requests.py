@@ -1,4 +1,4 @@
-"""Count requests by endpoint and status."""
+"""Count requests by endpoint, status and key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.access import NAME_IN_SCOPE
 from app.monitoring.counts import Recorder
 
 OTHER = "other"  # every unknown path, so that clients cannot create series by requesting new ones
@@ -42,4 +43,5 @@ class CountRequests:
             if status:
                 # An oversized body is rejected before routing: then there is only the path.
                 path = scope["route"].path if "route" in scope else scope["path"]
-                self.recorder.answered(self.labels.get(path) or OTHER, status, time.perf_counter_ns() - started)
+                endpoint, key = self.labels.get(path) or OTHER, scope.get(NAME_IN_SCOPE, "")
+                self.recorder.answered(endpoint, status, time.perf_counter_ns() - started, key)

@@ -14,6 +14,7 @@ import anyio
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.access import Keys
 from app.schemas import Record
 from app.serving.batches import answer_batch
 from app.serving.model_server import ModelServer
@@ -24,15 +25,20 @@ _record_of = Record.__pydantic_validator__.validate_json  # `model_validate_json
 class FastPredict:
     """ASGI middleware that answers valid prediction requests itself, as long as a compiled model serves."""
 
-    def __init__(self, app: ASGIApp, server: ModelServer, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, server: ModelServer, max_bytes: int, keys: Keys | None = None) -> None:
         self.app = app
         self.server = server
         self.max_bytes = max_bytes
+        self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         served = self.server.served
         if served is None or served.fallback or not self._is_plain(scope):
             await self.app(scope, receive, send)
+            return
+        key = ""
+        if self.keys and not (key := self.keys.name_of(scope) or ""):
+            await self.app(scope, receive, send)  # which answers 401
             return
         started = perf_counter_ns()
         message = await receive()
@@ -54,7 +60,7 @@ class FastPredict:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
         # `CountRequests` sees ordinary requests only, because inspecting each message costs more than counting.
-        self.server.recorder.answered(scope["path"], 200, perf_counter_ns() - started)
+        self.server.recorder.answered(scope["path"], 200, perf_counter_ns() - started, key)
 
     def _is_plain(self, scope: Scope) -> bool:
         """Whether this is a JSON POST of allowed length to one of the two paths, with no header given twice."""

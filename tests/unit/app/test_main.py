@@ -16,6 +16,7 @@ from penguins.inference import load_model
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, FEATURES, MISSING, NUMBERS, TARGET, Number
 
+VERSIONS = ("", "/versions/{version}")
 CSV = Path(__file__).parents[3] / "dags" / "penguins_size.csv"
 
 
@@ -247,6 +248,10 @@ def test_openapi_documents_each_status_and_the_schemas_example(serving: TestClie
         "/metrics",
         "/health/live",
         "/health/ready",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        *(f"/v2/models/modelo_penguin{version}{what}" for version in VERSIONS for what in ("", "/ready", "/infer")),
     }
     for path in ("/predict", "/predict/batch"):
         assert set(api["paths"][path]["post"]["responses"]) == {"200", "400", "413", "422", "503"}

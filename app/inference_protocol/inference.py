@@ -1,0 +1,102 @@
+"""One request of the protocol, from bytes to bytes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+
+from app.errors import detail_of
+from app.inference_protocol.messages import InferenceRequest
+from app.inference_protocol.tensors import InferenceError, outputs_of, records_of, requested_outputs
+from app.schemas import Record
+from app.serving.model_server import Served
+
+MODEL = "modelo_penguin"
+ERRORS_SHOWN = 10
+PIECE = 500  # rows at once: others get in between, as with a batch
+_request_of = InferenceRequest.__pydantic_validator__.validate_json
+_checked = TypeAdapter(list[Record]).validator.validate_python
+
+
+class Answer(NamedTuple):
+    """A response's body. `json_bytes` is the length of the JSON in front, if there are bytes behind it."""
+
+    body: bytes
+    json_bytes: int | None
+
+
+def answer(body: bytes, json_bytes: str | None, served: Served) -> Answer:
+    """Predict what a request asks for. Nothing is counted until all of it turned out to be valid.
+
+    Parameters
+    ----------
+    body : bytes
+    json_bytes : str, optional
+        The header Inference-Header-Content-Length: the length of the JSON, behind which tensors come as bytes.
+    served : Served
+
+    Raises
+    ------
+    InferenceError
+        With what came and what is accepted, if this is not a request for the model.
+    """
+    head, behind = _split(body, json_bytes)
+    try:
+        request = _request_of(head)
+    except ValidationError as error:
+        raise InferenceError(_text(_place_and_message(error))) from None
+    binary = (request.parameters or {}).get("binary_data_output") is True
+    requested = requested_outputs(request.outputs, binary=binary)
+    records = _validated(records_of(request.inputs, behind))
+    predictions: list[dict[str, Any]] = []
+    for start in range(0, len(records), PIECE):
+        predictions += served.answer_batch(records[start : start + PIECE])["predictions"]
+    outputs, contents = zip(*outputs_of(predictions, requested), strict=True)
+    echoed = {name: value for name in ("id", "parameters") if (value := getattr(request, name)) is not None}
+    answered = {"model_name": MODEL, "model_version": served.version, **echoed, "outputs": outputs}
+    text = to_json(answered, inf_nan_mode="null")
+    content = b"".join(contents)
+    return Answer(text + content, len(text) if content else None)
+
+
+def _split(body: bytes, json_bytes: str | None) -> tuple[bytes, memoryview | None]:
+    if json_bytes is None:
+        return body, None
+    if not (json_bytes.isascii() and json_bytes.isdigit() and len(json_bytes) < 20 and int(json_bytes) <= len(body)):
+        raise InferenceError(
+            f"the header Inference-Header-Content-Length is {json_bytes[:20]!r}; it must be the length of the JSON, "
+            f"at most that of the body, {len(body)}"
+        )
+    return body[: int(json_bytes)], memoryview(body)[int(json_bytes) :]
+
+
+def _validated(rows: list[dict[str, Any]]) -> list[Any]:
+    records: list[Any] = []
+    for start in range(0, len(rows), PIECE):
+        try:
+            records += _checked(rows[start : start + PIECE])
+        except ValidationError as error:
+            raise InferenceError(_text(_row_and_message(error, start))) from None
+    return records
+
+
+def _place_and_message(error: ValidationError) -> list[str]:
+    errors = error.errors(include_url=False, include_input=False)
+    return [f"{'.'.join(map(str, entry['loc'])) or 'the request'}: {entry['msg']}" for entry in errors]
+
+
+def _row_and_message(error: ValidationError, first: int) -> list[str]:
+    """Return what is wrong, in the words of a 422. `first` is the number of the first row that was checked."""
+    said = []
+    for entry in detail_of(error.errors(include_url=False)):
+        row, *column = entry["loc"]
+        came = f", not {entry['input']!r}" if column else ""
+        said.append(f"row {first + row}{''.join(f', {name}' for name in column)}: {entry['msg']}{came}")
+    return said
+
+
+def _text(said: list[str]) -> str:
+    more = [f"and {len(said) - ERRORS_SHOWN} more errors"] if len(said) > ERRORS_SHOWN else []
+    return "; ".join(said[:ERRORS_SHOWN] + more)

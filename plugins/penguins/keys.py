@@ -1,0 +1,229 @@
+"""API keys: who may ask the service. `python -m penguins.keys add NAME` makes one.
+
+The file that `API_KEYS_FILE` names has a line `name:sha256` for each key; what follows a # is a comment. The keys
+themselves are kept nowhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+LARGEST_FILE = 2**20  # bytes: some ten thousand keys
+SECONDS_TO_LOCK = 10
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it becomes a label of a metric
+_LINE = re.compile(rf"({_NAME.pattern}):([0-9a-f]{{64}})")
+_HEAD = "# name:sha256 of each API key, made by `python -m penguins.keys`"
+_DEFAULT = Path(__file__).resolve().parents[2] / ".local" / "api_keys"
+
+
+class KeysError(RuntimeError):
+    """The keys cannot be read or changed; the message never quotes what a file holds."""
+
+
+class Key(NamedTuple):
+    """What is kept of a key: its name, and a digest of 32 bytes."""
+
+    name: str
+    digest: bytes
+
+
+class Stamp(NamedTuple):
+    """What tells that a file was changed, replaced, or made readable."""
+
+    changed_ns: int
+    inode: int
+    size: int
+
+
+def digest(key: bytes) -> bytes:
+    """Return what is kept of a key.
+
+    A plain SHA-256, without salt or rounds: those are for passwords, which people choose. A key is 32 random bytes, so
+    there is nothing to guess, and a service can check one in a microsecond.
+    """
+    return hashlib.sha256(key).digest()
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Return the file's stamp, or None if there is no such file. Nothing is opened, so nothing blocks."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return Stamp(found.st_ctime_ns, found.st_ino, found.st_size)
+
+
+def read_keys(path: Path) -> list[Key]:
+    """Return the keys in the order of the file. KeysError if it cannot be read, or if any line is wrong."""
+    if not (text := _text(path)):  # cut short by a full disk, or about to be written: not a wish to lock everybody out
+        raise KeysError(f"the keys {path} are empty, without even a comment")
+    return _parsed(text, path)
+
+
+def add_key(path: Path, name: str) -> str:
+    """Make a key, append its hash to the file, and return it: this is the only time that it is there to be seen.
+
+    Raises
+    ------
+    KeysError
+        If the name is taken or cannot be one, or the file cannot be read or written. The file then stays as it was.
+    """
+    if not _NAME.fullmatch(name):
+        raise KeysError(f"{name[:80]!r} cannot name a key: up to 64 letters, digits, dots, dashes and underscores can")
+    key = secrets.token_urlsafe(32)
+    with _for_change(path) as folder:
+        text = _text(path) if path.exists() else ""
+        if name in _names(_parsed(text, path)):
+            raise KeysError(f"{path} has a key {name} already: choose another name, or remove that one first")
+        lines = [*text.splitlines(), f"{name}:{digest(key.encode()).hex()}"]
+        _replace(path, lines, folder)
+    return key
+
+
+def remove_key(path: Path, name: str) -> None:
+    """Remove the line of a key, and nothing else. KeysError if there is none of that name."""
+    with _for_change(path) as folder:
+        text = _text(path)
+        names = _names(_parsed(text, path))
+        if name not in names:
+            raise KeysError(f"{path} has no key {name[:80]!r}. Its keys: {', '.join(names) or 'none'}")
+        _replace(path, [line for line in text.splitlines() if line.partition(":")[0].strip() != name], folder)
+
+
+def _text(path: Path) -> str:
+    """Return a regular file's text. Neither a FIFO nor a file without end is waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise KeysError(f"the keys {path} are not a regular file")
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(LARGEST_FILE + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise KeysError(
+            f"the keys {path} cannot be read: {error.strerror}. `python -m penguins.keys add NAME` makes a key, and "
+            "the file if there is none; API_KEYS_FILE names it, and without that variable no key is asked for."
+        ) from error
+    if len(content) > LARGEST_FILE:
+        raise KeysError(f"the keys {path} have more than {LARGEST_FILE} bytes")
+    return content.decode(errors="replace")
+
+
+def _parsed(text: str, path: Path) -> list[Key]:
+    keys: list[Key] = []
+    names, digests = set(), set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not (entry := line.partition("#")[0].strip()):
+            continue
+        if not (found := _LINE.fullmatch(entry)):
+            raise KeysError(f"the keys {path}: line {number} is not name:sha256, as `python -m penguins.keys` makes it")
+        key = Key(found[1], bytes.fromhex(found[2]))
+        if key.name in names or key.digest in digests:
+            raise KeysError(f"the keys {path}: the name or the hash in line {number} is there twice")
+        names.add(key.name)
+        digests.add(key.digest)
+        keys.append(key)
+    return keys
+
+
+def _names(keys: list[Key]) -> list[str]:
+    return [key.name for key in keys]
+
+
+@contextmanager
+def _for_change(path: Path) -> Iterator[int]:
+    """Lock the folder, so that nobody else's change is lost, and yield its descriptor."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _lock(folder, path)
+            yield folder
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise KeysError(f"the keys {path} cannot be written: {error.strerror}") from error
+
+
+def _lock(folder: int, path: Path) -> None:
+    deadline = time.monotonic() + SECONDS_TO_LOCK
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise KeysError(f"somebody else has been changing the keys {path} for {SECONDS_TO_LOCK} s") from None
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _replace(path: Path, lines: list[str], folder: int) -> None:
+    """Write the file beside, flush it to disk, and rename it into place."""
+    if not lines or not lines[0].startswith("#"):
+        lines = [_HEAD, *lines]
+    like = path if (old := path.exists()) else path.with_name("model_signing.key")
+    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+            file.flush()
+            if os.geteuid() == 0 and like.exists():  # in the stack: whoever reads the signing key reads this one
+                os.fchown(descriptor, like.stat().st_uid, like.stat().st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(like.stat().st_mode) if old else 0o640)
+            os.fsync(descriptor)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    os.fsync(folder)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m penguins.keys", description="Manage the API keys in the file that API_KEYS_FILE names."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="list the names of the keys")
+    commands.add_parser("add", help="make a key, and print it this once").add_argument("name")
+    commands.add_parser("remove", help="remove a key: from the next second on, it is refused").add_argument("name")
+    chosen = parser.parse_args(arguments)
+    named = os.environ.get("API_KEYS_FILE")
+    path = Path(named or _DEFAULT)
+    try:
+        if chosen.command == "add":
+            print(add_key(path, chosen.name))
+            print(f"This is the only time it is shown; {path} keeps its hash.", file=sys.stderr)
+            if not named:
+                print(
+                    "The service asks for keys once it is started with API_KEYS_FILE=.local/api_keys", file=sys.stderr
+                )
+        elif chosen.command == "remove":
+            remove_key(path, chosen.name)
+            print(f"{chosen.name} is removed")
+        else:
+            print("".join(f"{key.name}\n" for key in read_keys(path)), end="")
+    except KeysError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
