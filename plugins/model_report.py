@@ -1,8 +1,8 @@
 """The page "Penguin model" in Airflow's navigation and on a DAG's page: the report of the serving model.
 
 Airflow's API server reads the report from the shared folder and serves it at its own address, so that it works on any
-port. Like the rest of Airflow, it requires a login. "Try the model" leads on to the service's form, at another port of the
-same machine.
+port. Like the rest of Airflow, it requires a login. "Try the model" leads on to the service's form, on the same host at
+another port.
 """
 
 from __future__ import annotations

@@ -294,7 +294,7 @@ function winners(answers) {
 function choiceBars(column, present, answers) {
   const rows = answers.map(({ value, label, shares }) =>
     make("li", { class: value === present ? "chosen" : null },
-      make("span", {}, value ?? say("not_measured"), value === present ? make("span", { class: "tag" }, say("chosen")) : ""),
+      make("span", {}, value ?? say("not_measured"), ...(value === present ? [" ", make("span", { class: "tag" }, say("chosen"))] : [])),
       track(target.values.filter((v) => Object.hasOwn(shares, v)).map((v) => [v, shares[v]])),
       make("span", {}, `${label} ${percent(shares[label])}`)));
   const all = column.values.length + (column.required ? 0 : 1);
