@@ -66,7 +66,7 @@ def create_app() -> FastAPI:
         if request.headers.get("sec-fetch-dest") == "document":
             return RedirectResponse(address)
         # Airflow shows a report in a frame, which may open no other page, and the form may not be framed.
-        return page(TRY, f"The form is at {address}. {TRY} in Airflow's navigation opens it.", 200)
+        return page(TRY, f"The form is at {address}. Docs > {TRY} in Airflow's navigation opens it.", 200)
 
     # Without a login, because a link in a sandboxed frame does not send it. There is nothing here to protect.
     app.add_route("/try", form)
@@ -85,8 +85,8 @@ class ModelReportPlugin(AirflowPlugin):
     external_views = [  # noqa: RUF012 - as Airflow declares it
         {"name": NAME, "href": f"{PREFIX}/", "destination": "nav", "url_route": "model-report", "nav_top_level": True},
         {"name": NAME, "href": f"{PREFIX}/", "destination": "dag", "url_route": "model-report-of-dag"},
-        # Without a url_route, it opens a page of its own.
-        {"name": TRY, "href": f"{PREFIX}/try", "destination": "nav", "nav_top_level": True},
+        # Without a url_route, it opens a page of its own. Not at the top, where Airflow 3.3 makes it a dead button.
+        {"name": TRY, "href": f"{PREFIX}/try", "destination": "nav", "category": "docs"},
     ]
 
     # Every task process loads plugins, but only the API server reads this. Its imports take a second.
