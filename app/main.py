@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Body, FastAPI, Path
+from fastapi import APIRouter, Body, FastAPI, Path, Query
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.responses import HTMLResponse, PlainTextResponse
@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse
 from app.access import Keys, RequireKey, locked
 from app.dependencies import CurrentModel, CurrentServer
 from app.errors import BodyLimit, NoReportError, add_error_handlers
+from app.form.page import add_form
 from app.inference_protocol import routes as inference_protocol
 from app.monitoring.metrics import Metrics
 from app.monitoring.port import MetricsPort, metrics_text
@@ -39,7 +40,7 @@ from penguins.schema import EXAMPLE
 
 DESCRIPTION = (
     "Predicts with the model that the Airflow DAG `modelo_penguin` published last. "
-    "Each response names the version that made it."
+    "Each response names the version that made it. For people there is [a form](try)."
 )
 NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "No model is ready yet: trigger the DAG `modelo_penguin`."}
@@ -58,6 +59,7 @@ NO_SERVING_REPORT = {**NO_REPORT, 503: {"description": NOT_READY[503]["descripti
 VersionInPath = Annotated[
     str, Path(pattern=f"^{VERSION_PATTERN}$", description="As GET /models lists it, such as 20260131T235959Z-0123abcd.")
 ]
+Counted = Annotated[bool, Query(description="False for what-if questions, which are neither predictions nor drift.")]
 # Not in the schema itself, where pydantic would sort the example's keys alphabetically.
 ExampleRecord = Annotated[Record, Body(openapi_examples={"a record": {"value": EXAMPLE}})]
 ExampleBatch = Annotated[Batch, Body(openapi_examples={"two records": {"value": {"records": [EXAMPLE, EXAMPLE]}}})]
@@ -104,6 +106,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     app.include_router(routes, **locked(keys, Problem))
     inference_protocol.add_routes(app, keys)
     _add_open_routes(app, metrics=not port)
+    add_form(app, max_body_bytes=settings.max_body_bytes)
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
         CountRequests,
@@ -156,9 +159,11 @@ def _add_routes(app: APIRouter) -> None:
     @app.post(
         "/predict/batch", tags=["predict"], response_model=BatchPrediction, responses={**NOT_READY, **BODY_ERRORS}
     )
-    async def predict_batch(batch: ExampleBatch, served: CurrentModel, server: CurrentServer) -> dict[str, Any]:
+    async def predict_batch(
+        batch: ExampleBatch, served: CurrentModel, server: CurrentServer, counted: Counted = True
+    ) -> dict[str, Any]:
         """Predict up to 10,000 records, in order, all with the same version."""
-        return await anyio.to_thread.run_sync(served.answer_batch, batch.records, limiter=server.batches)
+        return await anyio.to_thread.run_sync(served.answer_batch, batch.records, counted, limiter=server.batches)
 
 
 def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:

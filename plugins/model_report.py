@@ -1,11 +1,13 @@
 """The page "Penguin model" in Airflow's navigation and on a DAG's page: the report of the serving model.
 
 Airflow's API server reads the report from the shared folder and serves it at its own address, so that it works on any
-port. Like the rest of Airflow, it requires a login.
+port. Like the rest of Airflow, it requires a login. "Try the model" leads on to the service's form, on the same host at
+another port.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PREFIX = "/model-report"
-NAME = "Penguin model"
+NAME, TRY = "Penguin model", "Try the model"
 PLAIN_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
@@ -29,8 +31,8 @@ def create_app() -> FastAPI:
     from html import escape
 
     from airflow.api_fastapi.core_api.security import get_user
-    from fastapi import Depends, FastAPI
-    from starlette.responses import HTMLResponse
+    from fastapi import Depends, FastAPI, Request
+    from starlette.responses import HTMLResponse, RedirectResponse, Response
 
     from penguins.registry import NoModelError, Registry, RegistryError
     from penguins.report.page import HEADERS
@@ -51,13 +53,25 @@ def create_app() -> FastAPI:
         except RegistryError as error:
             return page("No report", str(error), 404)
 
-    app = FastAPI(title=NAME, openapi_url=None, dependencies=[Depends(get_user)])
+    app = FastAPI(title=NAME, openapi_url=None)
+    logged_in = [Depends(get_user)]
 
-    @app.get("/", response_model=None)
+    @app.get("/", response_model=None, dependencies=logged_in)
     def current() -> HTMLResponse:
         return answer(None)
 
-    @app.get("/{version}", response_model=None)
+    async def form(request: Request) -> Response:
+        port = os.environ.get("API_PORT") or "8989"
+        address = str(request.base_url.replace(port=int(port), path="/try"))
+        if request.headers.get("sec-fetch-dest") == "document":
+            return RedirectResponse(address)
+        # Airflow shows a report in a frame, which may open no other page, and the form may not be framed.
+        return page(TRY, f"The form is at {address}. Docs > {TRY} in Airflow's navigation opens it.", 200)
+
+    # Without a login, because a link in a sandboxed frame does not send it. There is nothing here to protect.
+    app.add_route("/try", form)
+
+    @app.get("/{version}", response_model=None, dependencies=logged_in)
     def of_version(version: str) -> HTMLResponse:
         return answer(version)
 
@@ -71,6 +85,8 @@ class ModelReportPlugin(AirflowPlugin):
     external_views = [  # noqa: RUF012 - as Airflow declares it
         {"name": NAME, "href": f"{PREFIX}/", "destination": "nav", "url_route": "model-report", "nav_top_level": True},
         {"name": NAME, "href": f"{PREFIX}/", "destination": "dag", "url_route": "model-report-of-dag"},
+        # Without a url_route, it opens a page of its own. Not at the top, where Airflow 3.3 makes it a dead button.
+        {"name": TRY, "href": f"{PREFIX}/try", "destination": "nav", "category": "docs"},
     ]
 
     # Every task process loads plugins, but only the API server reads this. Its imports take a second.

@@ -44,11 +44,12 @@ class Served:
         self.recorder.predicted(self.drift, vars(record), label)
         return {TARGET.name: label, "probabilities": probabilities, "model_version": self.version}
 
-    def answer_batch(self, records: Sequence[BaseModel]) -> dict[str, Any]:
+    def answer_batch(self, records: Sequence[BaseModel], counted: bool = True) -> dict[str, Any]:
         """Return the response body of /predict/batch."""
         rows = [vars(record) for record in records]
         answers = self.model.predict(rows)
-        self.recorder.predicted_many(self.drift, rows, [answer.label for answer in answers])
+        if counted:
+            self.recorder.predicted_many(self.drift, rows, [answer.label for answer in answers])
         predictions = [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in answers]
         return {"predictions": predictions, "model_version": self.version}
 

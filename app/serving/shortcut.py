@@ -51,6 +51,8 @@ class FastPredict:
                 raise ValueError("the body is incomplete or too large")
             if scope["path"] == "/predict":
                 answer = to_json(served.answer(_record_of(body)))
+            elif scope["query_string"]:
+                raise ValueError("the ordinary route knows the parameters")
             else:
                 answer = await anyio.to_thread.run_sync(answer_batch, body, served, limiter=self.server.batches)
         except Exception:  # a ValidationError, or anything unexpected: the ordinary route meets it again

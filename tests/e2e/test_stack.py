@@ -218,6 +218,30 @@ def test_the_report_fits_every_screen(
     page.set_viewport_size({"width": 1400, "height": 900})
 
 
+@pytest.mark.parametrize(("name", "width", "scheme"), [("Try", 1280, "light"), ("TryDark390", 390, "dark")])
+def test_the_form_predicts_on_every_screen(
+    stack: Stack, page: Page, name: str, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{stack.api_url}/try")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.get_by_role("status")).to_contain_text("Gentoo")
+    expect(page.get_by_role("img")).to_have_count(4)
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 1400, "height": 900})
+
+
+def test_airflow_leads_to_the_form(stack: Stack, page: Page) -> None:
+    page.goto(stack.airflow_url)
+    page.get_by_role("button", name="Docs").click()
+    with page.context.expect_page() as form:
+        page.get_by_role("menuitem", name="Try the model").click()
+    expect(form.value).to_have_url(f"{stack.api_url}/try")
+    form.value.close()
+
+
 def test_swagger_tries_out_model_info_and_predict(stack: Stack, page: Page) -> None:
     page.goto(stack.api_url)
     for operation, expected in (("/model-info", '"accuracy"'), ("/predict", '"Gentoo"')):

@@ -89,11 +89,25 @@ def test_both_views_lead_to_the_served_page() -> None:
     plugin = ModelReportPlugin()
     (served,) = plugin.fastapi_apps
     assert served["url_prefix"] == PREFIX
-    assert {view["destination"]: view["href"] for view in plugin.external_views} == {
-        "nav": f"{PREFIX}/",
-        "dag": f"{PREFIX}/",
-    }
-    assert len({view["url_route"] for view in plugin.external_views}) == 2
+    framed = [view for view in plugin.external_views if "url_route" in view]
+    assert {view["destination"]: view["href"] for view in framed} == {"nav": f"{PREFIX}/", "dag": f"{PREFIX}/"}
+    assert len({view["url_route"] for view in framed}) == 2
+
+
+def test_the_form_is_at_the_apis_port_and_a_frame_which_may_not_go_there_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (link,) = (view for view in ModelReportPlugin().external_views if "url_route" not in view)
+    path = link["href"].removeprefix(PREFIX)
+    client = TestClient(create_app(), base_url="http://box:8080", follow_redirects=False)
+    for port, expected in ((None, 8989), ("8990", 8990)):
+        monkeypatch.setenv("API_PORT", port) if port else monkeypatch.delenv("API_PORT", raising=False)
+        opened = client.get(path, headers={"sec-fetch-dest": "document"})
+        assert (opened.status_code, opened.headers["location"]) == (307, f"http://box:{expected}/try")
+        framed = client.get(path, headers={"sec-fetch-dest": "iframe"})
+        assert framed.status_code == 200
+        assert f"http://box:{expected}/try" in framed.text
+        assert "<a" not in framed.text
 
 
 def test_loading_the_plugin_imports_nothing_that_tasks_would_wait_for() -> None:

@@ -186,6 +186,14 @@ def test_a_bad_record_gets_the_same_error(both: Both) -> None:
         assert batch[0]["status"] >= 400, name
 
 
+def test_parameters_of_a_batch_are_the_ordinary_routes(both: Both) -> None:
+    body = b'{"records": [%s]}' % text()
+    for query, status in ((b"counted=false", 200), (b"counted=perhaps", 422)):
+        assert both.same(body, path="/predict/batch", query_string=query)[0]["status"] == status
+    assert not both.is_short(body, path="/predict/batch", query_string=b"counted=false")
+    assert both.is_short(text(), query_string=b"counted=false")  # /predict has none
+
+
 def test_a_bad_batch_gets_the_same_error(both: Both) -> None:
     for records in ("[]", "null", "{}", f"[{','.join(['null'] * 300)}]", '"text"'):
         answer = both.same(f'{{"records": {records}}}'.encode(), path="/predict/batch")
