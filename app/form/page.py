@@ -12,7 +12,8 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from app.schemas import MAX_RECORDS
-from penguins.schema import FEATURES, TARGET, Column, Number
+from penguins.columns import Column
+from penguins.schema import FEATURES, TARGET, Number
 
 HERE = Path(__file__).parent
 WORDS: dict[str, dict[str, str]] = json.loads((HERE / "words.json").read_text(encoding="utf-8"))
