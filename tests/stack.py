@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,27 @@ class Stack:
         inspected = json.loads(docker("inspect", *ids))
         return {c["Config"]["Labels"]["com.docker.compose.service"]: c for c in inspected}
 
-    def reached(self, source: str, targets: Mapping[str, int]) -> set[str]:
-        """Return which services, each with a port, a service can connect to: by name, or by any of its addresses.
+    def reached(self, sources: Iterable[str], targets: Mapping[str, int]) -> dict[str, set[str]]:
+        """Return which other services, each with a port, services can connect to: by name, or by any address.
 
-        AssertionError if the container could write outside of its volumes, or has a capability.
+        AssertionError if a container could write outside of its volumes, or has a capability.
         """
         containers = self.containers()
         named = {f"{target}:{port}": target for target, port in targets.items()}
         for target, port in targets.items():
             networks = containers[target]["NetworkSettings"]["Networks"].values()
             named |= {f"{network['IPAddress']}:{port}": target for network in networks}
-        told = docker("exec", containers[source]["Id"], "bash", "-c", LOOK, "look", *named).splitlines()
-        may = [line for line in told if not line.startswith("reached ")]
-        assert may == [*(f"{kind}:\t{0:016x}" for kind in ("CapPrm", "CapEff", "CapBnd")), "NoNewPrivs:\t1", "refused"]
-        return {named[line.removeprefix("reached ")] for line in told if line.startswith("reached ")}
+
+        def look(source: str) -> set[str]:
+            told = docker("exec", containers[source]["Id"], "bash", "-c", LOOK, "look", *named).splitlines()
+            may = [line for line in told if not line.startswith("reached ")]
+            nothing = [f"{kind}:\t{0:016x}" for kind in ("CapPrm", "CapEff", "CapBnd")]
+            assert may == [*nothing, "NoNewPrivs:\t1", "refused"], source
+            return {named[line.removeprefix("reached ")] for line in told if line.startswith("reached ")} - {source}
+
+        sources = list(sources)
+        with ThreadPoolExecutor() as threads:
+            return dict(zip(sources, threads.map(look, sources), strict=True))
 
     def health(self) -> dict[str, str]:
         return {s: c["State"].get("Health", {}).get("Status", "") for s, c in self.containers().items()}
