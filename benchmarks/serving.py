@@ -41,6 +41,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 VENVS = ROOT / ".local" / "bench"
 # The names of the results.
 OURS = "POST /predict"
+WITH_KEY = f"{OURS}, with a key"
 EMPTY = "an empty FastAPI endpoint"
 TUTORIAL = "the tutorials' endpoint"
 RAW = "a constant in raw ASGI"
@@ -114,7 +115,7 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
             stack.callback(server.stop)
         contenders = [
             Contender(OURS, service, one),
-            Contender(f"{OURS}, with a key", locked, one, key=key),
+            Contender(WITH_KEY, locked, one, key=key),
             Contender(f"{OURS}, ordinary route", service, one, ORDINARY),
         ]
         for name, label in {
@@ -159,6 +160,10 @@ def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
         f"requests/s, {OURS} ÷ {TUTORIAL}": (
             predict[OURS]["per_second"] / predict[TUTORIAL]["per_second"],
             "at least 100",
+        ),
+        "requests/s, with an API key ÷ without": (
+            predict[WITH_KEY]["per_second"] / predict[OURS]["per_second"],
+            "at least 0.9",
         ),
         "rows/s, POST /predict/batch of 10,000 ÷ the DataFrame way": (rows[0] / rows[1], "at least 4"),
         "ms, p99 of single predictions beside clients of batches": (
