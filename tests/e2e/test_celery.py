@@ -34,7 +34,7 @@ def test_every_service_is_healthy(celery: Stack) -> None:
     health = celery.health()
     assert {s: health[s] for s in services} == dict.fromkeys(services, "healthy")
     assert len(celery.compose("ps", "--quiet", "airflow-worker").split()) == WORKERS
-    assert httpx2.get(f"{celery.flower_url}/").status_code == 200
+    assert httpx2.get(f"{celery.flower_url}/", timeout=60).status_code == 200
 
 
 def test_the_broker_is_reached_by_who_sends_and_runs_tasks_and_reaches_neither_database(celery: Stack) -> None:

@@ -148,11 +148,11 @@ def assert_another_dag_is_triggered_by_the_asset(airflow: httpx2.Client, info: d
 
 
 def assert_airflow_shows_the_report_to_users(airflow: httpx2.Client, api_url: str, info: dict[str, Any]) -> None:
-    report = httpx2.get(f"{api_url}/report").content
+    report = httpx2.get(f"{api_url}/report", timeout=60).content
     assert info["version"].encode() in report
     for path in ("/model-report/", f"/model-report/{info['version']}"):
         assert airflow.get(path).content == report
-        assert httpx2.get(f"{airflow.base_url}".rstrip("/") + path).status_code == 401
+        assert httpx2.get(f"{airflow.base_url}".rstrip("/") + path, timeout=60).status_code == 401
     assert airflow.get("/api/v2/plugins/importErrors").json()["total_entries"] == 0
     plugins = {p["name"]: p for p in airflow.get("/api/v2/plugins").json()["plugins"]}
     assert [v["destination"] for v in plugins["model_report"]["external_views"]] == ["nav", "dag"]
@@ -169,9 +169,9 @@ def test_a_first_start_trains_and_serves(start_process: Start, copy: Path, ports
     for task in TASKS:
         assert f"{task:<18} success" in output
     airflow_url, api_url = (f"http://127.0.0.1:{port}" for port in ports.values())
-    info = httpx2.get(f"{api_url}/model-info").json()
+    info = httpx2.get(f"{api_url}/model-info", timeout=60).json()
     assert info["accuracy"] >= 0.95
-    assert httpx2.post(f"{api_url}/predict", json=EXAMPLE).json()["species"] == "Gentoo"
+    assert httpx2.post(f"{api_url}/predict", json=EXAMPLE, timeout=60).json()["species"] == "Gentoo"
 
     airflow = logged_in(airflow_url)
     run = f"/api/v2/dags/modelo_penguin/dagRuns/{info['dag_run_id']}"
@@ -208,7 +208,7 @@ def test_a_second_start_reuses_the_model_and_a_mysql_server_takes_the_place_of_s
     output = output_until_ready(launcher)
     assert "Training" not in output
     airflow_url, api_url = (f"http://127.0.0.1:{port}" for port in ports.values())
-    assert httpx2.get(f"{api_url}/model-info").json()["version"] == version
+    assert httpx2.get(f"{api_url}/model-info", timeout=60).json()["version"] == version
 
     airflow = logged_in(airflow_url)
     runs = "/api/v2/dags/modelo_penguin/dagRuns"

@@ -67,7 +67,7 @@ def locked(trained: tuple[bytes, dict[str, Any]], tmp_path_factory: pytest.TempP
 def predict(locked: Locked, key: str) -> int:
     """Ask on a new connection, which may go to any worker."""
     url = f"http://127.0.0.1:{locked.service.port}/predict"
-    return httpx2.post(url, json=EXAMPLE, headers={"X-API-Key": key}).status_code
+    return httpx2.post(url, json=EXAMPLE, headers={"X-API-Key": key}, timeout=60).status_code
 
 
 def test_all_workers_count_by_key_on_the_port_of_the_metrics_and_only_there(locked: Locked) -> None:
@@ -75,8 +75,8 @@ def test_all_workers_count_by_key_on_the_port_of_the_metrics_and_only_there(lock
     assert [predict(locked, locked.key) for _ in range(30)] == [200] * 30
     line = 'modelo_penguin_requests_total{endpoint="/predict",key="lab",status="200"} 30.0'
     for _ in range(10):  # each on a new connection as well
-        locked.service.wait(lambda: line in httpx2.get(locked.metrics_url).text.splitlines())
-    other = httpx2.get(locked.metrics_url.replace("/metrics", "/model-info"))
+        locked.service.wait(lambda: line in httpx2.get(locked.metrics_url, timeout=60).text.splitlines())
+    other = httpx2.get(locked.metrics_url.replace("/metrics", "/model-info"), timeout=60)
     assert other.status_code == 404
     second = add_key(locked.keys_file, "ship")
     locked.service.wait(lambda: {predict(locked, second) for _ in range(10)} == {200})

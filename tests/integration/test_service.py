@@ -346,7 +346,7 @@ def test_several_workers_swap_each_by_itself_and_count_together(
 
     def answers() -> list[dict[str, Any]]:
         """Return the answers on many new connections, each of which may go to any worker."""
-        return [httpx2.get(f"http://127.0.0.1:{service.port}/model-info").json() for _ in range(20)]
+        return [httpx2.get(f"http://127.0.0.1:{service.port}/model-info", timeout=60).json() for _ in range(20)]
 
     def loads() -> float:
         return service.metric("modelo_penguin_model_loads_total")
@@ -358,7 +358,7 @@ def test_several_workers_swap_each_by_itself_and_count_together(
     service.wait(lambda: loads() == 2)
     assert len(workers()) == 2
     for _ in range(40):
-        assert httpx2.post(f"http://127.0.0.1:{service.port}/predict", json=EXAMPLE).is_success
+        assert httpx2.post(f"http://127.0.0.1:{service.port}/predict", json=EXAMPLE, timeout=60).is_success
     service.wait(lambda: service.metric("modelo_penguin_drift_rows") == 40)
     assert service.metric(predicted) == 40
     newer = publish()["version"]
