@@ -149,6 +149,8 @@ def check_service(fork: Fork, service: Service) -> None:
     report = client.get("/report")
     assert report.status_code == 200, report.text
     assert all(f["name"] in report.text for f in features)
+    form = client.get("/try").text
+    assert all(f'data-column="{f["name"]}"' in form for f in features)
 
 
 def predicted(fork: Fork, service: Service) -> float:

@@ -177,8 +177,8 @@ function showAnswer(answer) {
   const chosen = answer[target.name];
   const shares = target.values.filter((v) => Object.hasOwn(answer.probabilities, v)).map((v) => [v, answer.probabilities[v]]);
   byId("label").replaceChildren(chosen, " ", make("span", { class: "share" }, percent(answer.probabilities[chosen])));
-  const least = [...shares].sort((a, b) => b[1] - a[1])[MOST_CLASSES - 1]?.[1] ?? 0;
-  const shown = shares.length > MOST_CLASSES ? shares.filter(([, share]) => share >= least).slice(0, MOST_CLASSES) : shares;
+  const likeliest = [...shares].sort((a, b) => b[1] - a[1]).slice(0, MOST_CLASSES);
+  const shown = shares.filter((one) => likeliest.includes(one));
   const bars = shown.map(([label, share]) =>
     make("li", { class: label === chosen ? "chosen" : null },
       make("svg", { class: "swatch", viewBox: "0 0 28 16", "aria-hidden": "true" }, make("line", { ...stroke(label, true), x1: 1, x2: 27, y1: 8, y2: 8 })),

@@ -30,10 +30,12 @@ from support import ROOT, free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome is on PATH")
+PATIENCE = 60  # seconds, for a machine that does much else
 SMALL = 6_000  # bytes, in which there is no room for every curve
 LEFT, RIGHT, TOP, BOTTOM = 40, 312, 20, 132  # of a plot, in form.js
 DECLARATION = re.compile(r"(# -+ your own table: replace from here\n).*(# -+ to here\n)", re.DOTALL)
 Opened = Callable[..., Any]
+CLIENT = httpx2.Client(timeout=PATIENCE)
 
 
 @contextmanager
@@ -77,10 +79,10 @@ def loans_started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[su
 @pytest.fixture(scope="module")
 def loans(loans_started: tuple[subprocess.Popen[bytes], str]) -> str:
     process, address = loans_started
-    for _ in range(1200):
+    for _ in range(600):
         assert process.poll() is None
         try:
-            if httpx2.get(f"{address}/health/ready", timeout=60).is_success:
+            if CLIENT.get(f"{address}/health/ready").is_success:
                 return address
         except httpx2.TransportError:
             pass  # still training
@@ -106,8 +108,8 @@ def penguins(published: Registry) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE * 1000)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        expect.set_options(timeout=60_000)
         yield browser
         browser.close()
 
@@ -126,7 +128,7 @@ def opened(browser: Browser) -> Iterator[Opened]:
         context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE * 1000)
         page.on("request", lambda request: note(request.url, unless=(address, "data:")))
         page.on("pageerror", lambda error: note(str(error)))
         # What Chromium itself notes of a status that the tests ask for, is none of the page's.
@@ -156,7 +158,7 @@ def percent(share: float) -> str:
 
 
 def rows_predicted(address: str) -> float:
-    lines = httpx2.get(f"{address}/metrics", timeout=60).text.splitlines()
+    lines = CLIENT.get(f"{address}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("modelo_penguin_predictions_total{"))
 
 
@@ -165,7 +167,7 @@ def test_the_answer_is_that_of_predict_and_the_curves_are_those_of_one_batch(
     opened: Opened, request: pytest.FixtureRequest, table: str
 ) -> None:
     address = request.getfixturevalue(table)
-    openapi = httpx2.get(f"{address}/openapi.json", timeout=60).json()
+    openapi = CLIENT.get(f"{address}/openapi.json").json()
     body = openapi["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     (example,) = (e["value"] for e in body["examples"].values())
     properties = openapi["components"]["schemas"]["Record"]["properties"]
@@ -179,19 +181,19 @@ def test_the_answer_is_that_of_predict_and_the_curves_are_those_of_one_batch(
     for name, value in example.items():
         check_field(page, name, value, properties[name])
 
-    answer = httpx2.post(f"{address}/predict", json=example, timeout=60).json()
+    answer = CLIENT.post(f"{address}/predict", json=example).json()
     target = next(key for key in answer if key not in ("probabilities", "model_version"))
     chosen, probabilities = answer[target], answer["probabilities"]
     expect(page.get_by_role("status")).to_have_text(f"{chosen} {percent(probabilities[chosen])}")
     bars = [f"{label}{percent(share)}" for label, share in probabilities.items()]
     expect(page.locator("#bars li")).to_have_text(bars)
-    headline = httpx2.get(f"{address}/model-info", timeout=60).json()["metrics"]["headline"]
+    headline = CLIENT.get(f"{address}/model-info").json()["metrics"]["headline"]
     expect(page.locator("#model")).to_contain_text(answer["model_version"])
     expect(page.locator("#model")).to_contain_text(f"{percent(headline['accuracy'])} of {headline['rows']} rows")
 
     # What another client is told about the same values.
     records = batch.value.request.post_data_json["records"]
-    predictions = httpx2.post(f"{address}/predict/batch", json={"records": records}, timeout=60).json()["predictions"]
+    predictions = CLIENT.post(f"{address}/predict/batch", json={"records": records}).json()["predictions"]
     said = [{**p, "label": p[target], "record": r} for p, r in zip(predictions, records, strict=True)]
     assert page.locator("#curves > div").count() == len(example)
     for name, present in example.items():
@@ -255,7 +257,7 @@ def test_not_measured_is_null_and_a_comma_is_a_decimal_one(opened: Opened, pengu
     answered = predict(page)
     record = {**EXAMPLE, "culmen_length_mm": 38.25, "culmen_depth_mm": None, "flipper_length_mm": None, "sex": None}
     assert answered.request.post_data_json == record
-    label = httpx2.post(f"{penguins}/predict", json=record, timeout=60).json()[TARGET.name]
+    label = CLIENT.post(f"{penguins}/predict", json=record).json()[TARGET.name]
     expect(page.get_by_role("status")).to_contain_text(label)
     expect(page.locator("[data-of=culmen_depth_mm]")).to_contain_text(f"Now not measured: {label}")
     expect(page.locator("[data-of=culmen_depth_mm] .value")).to_have_count(0)
@@ -271,7 +273,7 @@ def test_an_error_stands_at_its_field_in_the_words_of_the_422(opened: Opened, pe
     for name, value in wrong.items():
         page.get_by_label(name).fill(str(value))
     assert predict(page).status == 422
-    said = httpx2.post(f"{penguins}/predict", json={**EXAMPLE, **wrong}, timeout=60).json()["detail"]
+    said = CLIENT.post(f"{penguins}/predict", json={**EXAMPLE, **wrong}).json()["detail"]
     assert [error["loc"][1] for error in said] == list(wrong)
     for error in said:
         entry = page.get_by_label(error["loc"][1])
@@ -291,7 +293,7 @@ def test_an_error_stands_at_its_field_in_the_words_of_the_422(opened: Opened, pe
         field(page, column.name).get_by_label("not measured").check()
     assert predict(page).status == 422
     nothing = {**EXAMPLE, **{c.name: None for c in NUMBERS}}
-    (whole,) = httpx2.post(f"{penguins}/predict", json=nothing, timeout=60).json()["detail"]
+    (whole,) = CLIENT.post(f"{penguins}/predict", json=nothing).json()["detail"]
     expect(page.get_by_role("alert")).to_have_text(whole["msg"])
     expect(page.get_by_role("alert")).to_be_focused()
 
@@ -384,7 +386,7 @@ def test_it_speaks_the_browsers_language(opened: Opened, penguins: str) -> None:
         "": "en",
     }.items():
         assert preferred(header) == language, header
-        answer = httpx2.get(f"{penguins}/try", headers={"accept-language": header}, timeout=60)
+        answer = CLIENT.get(f"{penguins}/try", headers={"accept-language": header})
         assert f'<html lang="{language}">' in answer.text
     assert WORDS["es"].keys() == WORDS["en"].keys()
     page = opened(penguins, locale="es-MX")
@@ -430,7 +432,7 @@ def test_a_batch_is_no_larger_than_the_service_takes(opened: Opened, published: 
 
 
 def test_the_page_and_its_files_come_with_their_policy_and_are_found(penguins: str) -> None:
-    with httpx2.Client(base_url=penguins, timeout=60) as client:
+    with httpx2.Client(base_url=penguins, timeout=PATIENCE) as client:
         answer = client.get("/try")
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
         assert "script-src 'self'; style-src 'self'; connect-src 'self'" in answer.headers["content-security-policy"]
