@@ -142,12 +142,10 @@ def _texts(tensor: RequestInput, chunk: memoryview, rows: int) -> list[str]:
         for _ in range(rows):
             (length,) = _LENGTH.unpack_from(chunk, start)
             start += _LENGTH.size
-            if length > len(chunk) - start:
-                raise ValueError("too short")
             texts.append(str(chunk[start : start + length], "utf-8"))
             start += length
         if start != len(chunk):
-            raise ValueError("too long")
+            raise ValueError("too short or too long")
     except (struct.error, ValueError):
         raise InferenceError(
             f"input {tensor.name} has {len(chunk)} bytes, which are not {rows} texts in UTF-8, each after its length"

@@ -178,6 +178,25 @@ def test_the_file_is_read_again_when_it_changes_and_a_bad_one_changes_nothing(
     assert key not in caplog.text
 
 
+def test_a_file_that_could_not_be_read_is_tried_again_and_logged_once(
+    file: Path, key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = app.access.Keys(file)
+
+    def broken(_: int) -> Any:
+        raise OSError(5, "Input/output error")
+
+    scope = {"headers": [(b"x-api-key", add_key(file, "ship").encode())]}
+    with monkeypatch.context() as faulty:
+        faulty.setattr("os.fstat", broken)
+        keys.refresh()
+        keys.refresh()
+    assert keys.name_of(scope) is None
+    keys.refresh()
+    assert keys.name_of(scope) == "ship"
+    assert [r.getMessage().count("Input/output error") for r in caplog.records if r.levelname == "ERROR"] == [1]
+
+
 def test_without_the_file_there_is_no_service(file: Path, registry: Registry) -> None:
     with pytest.raises(KeysError, match="cannot be read"):
         create_app(Settings(keys_file=file), registry)

@@ -320,6 +320,8 @@ def test_nested_data_null_and_an_empty_text_are_read_and_unknown_fields_are_not(
     assert found["data"] == [value for row in probabilities for value in row]
     nan = json.dumps(asked).replace("null", "NaN", 1 + json.dumps(asked).count('"id": null'))
     assert service.post(INFER, content=nan.replace('"id": NaN', '"id": null')).json() == answer.json()
+    echoed = service.post(INFER, content=json.dumps({**request(), "parameters": {"a": float("nan"), "b": [1]}}))
+    assert json.loads(echoed.text, parse_constant=pytest.fail)["parameters"] == {"a": None, "b": [1]}
 
 
 def in_bytes() -> tuple[bytes, bytes]:
