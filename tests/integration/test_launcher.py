@@ -155,7 +155,8 @@ def assert_airflow_shows_the_report_to_users(airflow: httpx2.Client, api_url: st
         assert httpx2.get(f"{airflow.base_url}".rstrip("/") + path, timeout=60).status_code == 401
     assert airflow.get("/api/v2/plugins/importErrors").json()["total_entries"] == 0
     plugins = {p["name"]: p for p in airflow.get("/api/v2/plugins").json()["plugins"]}
-    assert [v["destination"] for v in plugins["model_report"]["external_views"]] == ["nav", "dag"]
+    views = [(v["name"], v["destination"]) for v in plugins["model_report"]["external_views"]]
+    assert views == [("Penguin model", "nav"), ("Penguin model", "dag"), ("Try the model", "nav")]
     links = f"/api/v2/dags/modelo_penguin/dagRuns/{info['dag_run_id']}/taskInstances/publish/links"
     # The link is written after the task itself has ended.
     link = wait_for(lambda: airflow.get(links).json()["extra_links"]["Model report"])

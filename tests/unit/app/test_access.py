@@ -22,7 +22,7 @@ from penguins.schema import EXAMPLE
 
 BODY = json.dumps(EXAMPLE).encode()
 FAST, ORDINARY = ({"content-type": kind} for kind in ("application/json", "application/json; charset=utf-8"))
-OPEN = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
+OPEN = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics", "/try"}
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def locked(
         yield client
 
 
-def test_each_path_wants_a_key_but_health_metrics_and_the_page(locked: TestClient, key: str) -> None:
+def test_each_path_wants_a_key_but_health_metrics_and_the_pages(locked: TestClient, key: str) -> None:
     paths = locked.get("/openapi.json").json()["paths"]
     asked = [(method, path) for path, methods in paths.items() for method in methods]
     assert set(paths) > OPEN
