@@ -26,18 +26,4 @@ find logs models ! -user "$AIRFLOW_UID" -exec chown "$AIRFLOW_UID:0" {} +
 chmod u+rwx,go+rx logs models
 
 umask 022
-as_airflow() { setpriv --reuid="$AIRFLOW_UID" --regid=0 --clear-groups env HOME=/home/airflow "$@"; }
-airflow() { as_airflow airflow "$@"; }
-airflow db migrate
-airflow users create --username airflow --password "${AIRFLOW_PASSWORD:-airflow}" --role Admin \
-  --firstname Air --lastname Flow --email airflow@example.com
-# The user may be from before, and still have the tutorial's password. One that somebody chose stays.
-if [[ -n $AIRFLOW_PASSWORD ]] && as_airflow python config/has_tutorial_password.py; then
-  airflow users reset-password --username airflow --password "$AIRFLOW_PASSWORD"
-fi
-if ! airflow connections get mysql_default &>/dev/null; then
-  airflow connections add mysql_default --conn-type mysql --conn-host mysql --conn-port 3306 \
-    --conn-schema "$MYSQL_DATABASE" --conn-login "$MYSQL_USER" --conn-password "$MYSQL_PASSWORD"
-fi
-# So that the DAG is listed at once, not only after the first scan of the folder.
-airflow dags reserialize
+exec setpriv --reuid="$AIRFLOW_UID" --regid=0 --clear-groups env HOME=/home/airflow python config/init_airflow.py

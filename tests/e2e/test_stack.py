@@ -50,7 +50,10 @@ def page(requests_to_others: list[str]) -> Iterator[Page]:
         if OWN_HOST.match(route.request.url):
             # Not `continue_`: Chromium drops the requests that wait when an address appears on the machine or goes,
             # as with each container of the stack that another process tests meanwhile (ERR_NETWORK_CHANGED).
-            route.fulfill(response=route.fetch(max_redirects=0))
+            headers = route.request.headers
+            if route.request.is_navigation_request():  # as Chromium says it itself
+                headers["sec-fetch-dest"] = "iframe" if route.request.frame.parent_frame else "document"
+            route.fulfill(response=route.fetch(headers=headers, max_redirects=0))
         else:
             requests_to_others.append(route.request.url)
             route.abort()

@@ -111,6 +111,7 @@ def test_a_run_loads_trains_and_publishes_the_same_bytes_each_time(
     assert list((airflow.models / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize("connection", ["mysql"], indirect=True)
 def test_a_bad_file_leaves_the_table_and_the_model(
     airflow: AirflowForTests, connection: dict[str, Any], second_run: str, tmp_path: Path
 ) -> None:
