@@ -51,8 +51,8 @@ def page(requests_to_others: list[str]) -> Iterator[Page]:
             # Not `continue_`: Chromium drops the requests that wait when an address appears on the machine or goes,
             # as with each container of the stack that another process tests meanwhile (ERR_NETWORK_CHANGED).
             headers = route.request.headers
-            if route.request.is_navigation_request():  # as Chromium says it itself
-                headers["sec-fetch-dest"] = "iframe" if route.request.frame.parent_frame else "document"
+            if route.request.is_navigation_request():
+                headers["sec-fetch-dest"] = "document"  # which Chromium adds itself, but later
             route.fulfill(response=route.fetch(headers=headers, max_redirects=0))
         else:
             requests_to_others.append(route.request.url)
