@@ -137,6 +137,7 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
         for contender in contenders:
             _check(contender)
         results["predict"] = _alternate(contenders, say)
+        locked.stop()  # it has the same registry, and would open each version as well
         tutorial = next(c.server for c in contenders if c.label == TUTORIAL)
         results["batch"] = _batches(service, tutorial, many, say)
         results["beside"] = _beside_batches(service, one, many, say)
