@@ -46,7 +46,7 @@ def answer(body: bytes, json_bytes: str | None, served: Served) -> Answer:
     try:
         request = _request_of(head)
     except ValidationError as error:
-        raise InferenceError(_text(_place_and_message(error))) from None
+        raise InferenceError(_text(_place_and_message(error), error)) from None
     binary = (request.parameters or {}).get("binary_data_output") is True
     requested = requested_outputs(request.outputs, binary=binary)
     records = _validated(records_of(request.inputs, behind))
@@ -78,25 +78,25 @@ def _validated(rows: list[dict[str, Any]]) -> list[Any]:
         try:
             records += _checked(rows[start : start + PIECE])
         except ValidationError as error:
-            raise InferenceError(_text(_row_and_message(error, start))) from None
+            raise InferenceError(_text(_row_and_message(error, start), error)) from None
     return records
 
 
 def _place_and_message(error: ValidationError) -> list[str]:
-    errors = error.errors(include_url=False, include_input=False)
+    errors = error.errors(include_url=False, include_input=False)[:ERRORS_SHOWN]
     return [f"{'.'.join(map(str, entry['loc'])) or 'the request'}: {entry['msg']}" for entry in errors]
 
 
 def _row_and_message(error: ValidationError, first: int) -> list[str]:
     """Return what is wrong, in the words of a 422. `first` is the number of the first row that was checked."""
     said = []
-    for entry in detail_of(error.errors(include_url=False)):
+    for entry in detail_of(error.errors(include_url=False)[:ERRORS_SHOWN]):
         row, *column = entry["loc"]
         came = f", not {entry['input']!r}" if column else ""
         said.append(f"row {first + row}{''.join(f', {name}' for name in column)}: {entry['msg']}{came}")
     return said
 
 
-def _text(said: list[str]) -> str:
-    more = [f"and {len(said) - ERRORS_SHOWN} more errors"] if len(said) > ERRORS_SHOWN else []
-    return "; ".join(said[:ERRORS_SHOWN] + more)
+def _text(said: list[str], error: ValidationError) -> str:
+    more = error.error_count() - len(said)
+    return "; ".join([*said, f"and {more} more errors"] if more else said)

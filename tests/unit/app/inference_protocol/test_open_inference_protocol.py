@@ -246,6 +246,7 @@ WITHOUT = {"inputs": request()["inputs"][1:]}
 TWICE = {"inputs": [*request()["inputs"], request()["inputs"][0]]}
 ALL_MISSING = {"inputs": [{**t, "data": [None]} if t["datatype"] == "FP64" else t for t in request()["inputs"]]}
 REQUIRED_MISSING = {"inputs": [{**t, "data": [""]} if t["name"] == ISLAND.name else t for t in request()["inputs"]]}
+MANY_WRONG = {"inputs": [{**t, "shape": [200], "data": t["data"] * 200} for t in REQUIRED_MISSING["inputs"]]}
 BAD: dict[str, tuple[Any, str]] = {
     "no JSON": (b"{", "the request: Invalid JSON"),
     "nothing": (b"", "the request: Invalid JSON"),
@@ -273,6 +274,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "shared memory": (request(parameters={"shared_memory_region": "x"}), "there is no shared memory here"),
     "no measurement": (ALL_MISSING, "row 0: Value error, at least one of culmen_length_mm"),
     "no island": (REQUIRED_MISSING, "row 0, island: Input should be"),
+    "more wrong rows than are shown": (MANY_WRONG, "and 190 more errors"),
     "no such output": ({**request(), "outputs": [{"name": "a"}]}, "The outputs are species, probabilities"),
     "an output twice": ({**request(), "outputs": [{"name": TARGET.name}] * 2}, "it is asked for twice"),
 }
