@@ -14,12 +14,13 @@ import re
 import secrets
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from penguins.files import RefusedError, opened, replace_file
 
 LARGEST_FILE = 2**20  # bytes: some ten thousand keys
 SECONDS_TO_LOCK = 10
@@ -84,36 +85,32 @@ def add_key(path: Path, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise KeysError(f"{name[:80]!r} cannot name a key: up to 64 letters, digits, dots, dashes and underscores can")
     key = secrets.token_urlsafe(32)
-    with _for_change(path) as folder:
+    with _for_change(path):
         text = _text(path) if path.exists() else ""
         if name in _names(_parsed(text, path)):
             raise KeysError(f"{path} has a key {name} already: choose another name, or remove that one first")
         lines = [*text.splitlines(), f"{name}:{digest(key.encode()).hex()}"]
-        _replace(path, lines, folder)
+        _replace(path, lines)
     return key
 
 
 def remove_key(path: Path, name: str) -> None:
     """Remove the line of a key, and nothing else. KeysError if there is none of that name."""
-    with _for_change(path) as folder:
+    with _for_change(path):
         text = _text(path)
         names = _names(_parsed(text, path))
         if name not in names:
             raise KeysError(f"{path} has no key {name[:80]!r}. Its keys: {', '.join(names) or 'none'}")
-        _replace(path, [line for line in text.splitlines() if line.partition(":")[0].strip() != name], folder)
+        _replace(path, [line for line in text.splitlines() if line.partition(":")[0].strip() != name])
 
 
 def _text(path: Path) -> str:
     """Return a regular file's text. Neither a FIFO nor a file without end is waited for."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise KeysError(f"the keys {path} are not a regular file")
-            with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(LARGEST_FILE + 1)
-        finally:
-            os.close(descriptor)
+        with opened(path, os.O_RDONLY, follow_links=True) as file:
+            content = file.read(LARGEST_FILE + 1)
+    except RefusedError as error:
+        raise KeysError(f"the keys {path} are not a regular file") from error
     except OSError as error:
         raise KeysError(
             f"the keys {path} cannot be read: {error.strerror}. `python -m penguins.keys add NAME` makes a key, and "
@@ -146,14 +143,14 @@ def _names(keys: list[Key]) -> list[str]:
 
 
 @contextmanager
-def _for_change(path: Path) -> Iterator[int]:
-    """Lock the folder, so that nobody else's change is lost, and yield its descriptor."""
+def _for_change(path: Path) -> Iterator[None]:
+    """Lock the folder, so that nobody else's change is lost."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _lock(folder, path)
-            yield folder
+            yield
         finally:
             os.close(folder)
     except OSError as error:
@@ -173,25 +170,18 @@ def _lock(folder: int, path: Path) -> None:
             return
 
 
-def _replace(path: Path, lines: list[str], folder: int) -> None:
-    """Write the file beside, flush it to disk, and rename it into place."""
+def _replace(path: Path, lines: list[str]) -> None:
     if not lines or not lines[0].startswith("#"):
         lines = [_HEAD, *lines]
-    like = path if (old := path.exists()) else path.with_name("model_signing.key")
-    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
-            file.flush()
-            if os.geteuid() == 0 and like.exists():  # in the stack: whoever reads the signing key reads this one
-                os.fchown(descriptor, like.stat().st_uid, like.stat().st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(like.stat().st_mode) if old else 0o640)
-            os.fsync(descriptor)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    os.fsync(folder)
+    is_there = path.exists()
+    like = path if is_there else path.with_name("model_signing.key")
+    replace_file(
+        path,
+        "".join(f"{line}\n" for line in lines).encode(),
+        mode=stat.S_IMODE(path.stat().st_mode) if is_there else 0o640,
+        # In the stack, root changes this file, and whoever reads the signing key reads this one.
+        like=like.stat() if os.geteuid() == 0 and like.exists() else None,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,14 +6,14 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from penguins.files import KIBIBYTE, read_file, replace_file
 from penguins.registry.errors import RegistryError, reason
-from penguins.registry.files import KIBIBYTE, flush_folder, read_file, write_file
 
 SHORTEST, LONGEST_FILE = 32, 64 * KIBIBYTE
 
@@ -50,12 +50,7 @@ def add_key(file: Path) -> None:
     keys = [base64.urlsafe_b64encode(secrets.token_bytes(32)), *read_keys(file)]
     try:
         file = file.resolve()
-        old, new_file = file.stat(), file.with_suffix(".new")
-        new_file.unlink(missing_ok=True)  # of a rotation that was killed
-        write_file(new_file, b"\n".join(keys) + b"\n", mode=0o600)
-        os.chown(new_file, old.st_uid, old.st_gid)
-        new_file.chmod(old.st_mode & 0o777)
-        new_file.replace(file)
-        flush_folder(file.parent)
+        old = file.stat()
+        replace_file(file, b"\n".join(keys) + b"\n", mode=stat.S_IMODE(old.st_mode), like=old)
     except OSError as error:
         raise RegistryError(f"the signing key {file} cannot be replaced: {reason(error)}; it stays as it is") from error

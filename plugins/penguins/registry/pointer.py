@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from penguins.files import KIBIBYTE, flush_folder, read_file, write_file
 from penguins.registry.errors import NoModelError, RegistryError, reason
-from penguins.registry.files import KIBIBYTE, flush_folder, read_file, write_file
 from penguins.registry.keys import is_signed, read_keys, signature
 from penguins.registry.names import NO_VERSION, is_version
 

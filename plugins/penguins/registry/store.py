@@ -30,8 +30,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from penguins.files import MEBIBYTE, RefusedError, flush_folder, open_lock, read_file, write_file
 from penguins.registry.errors import RegistryError, reason
-from penguins.registry.files import MEBIBYTE, RefusedError, flush_folder, open_lock, read_file, write_file
 from penguins.registry.keys import add_key, is_signed, read_keys, signature
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
 from penguins.registry.pointer import Pointer, move_pointer, read_pointer

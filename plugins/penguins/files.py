@@ -1,4 +1,4 @@
-"""Files in a folder that others may write to as well: read only if they are what they should be.
+"""Files: read only if they are what they should be, and written so that a crash leaves the old one or the new one.
 
 Whoever may write to the models volume can put anything there: a FIFO that keeps a reader waiting for good, a link to a
 file that only the reader may see, or one that fills its memory. Such a thing is refused unread, and no error says what
@@ -24,7 +24,7 @@ class RefusedError(OSError):
 
 def read_file(path: Path, *, limit: int, follow_links: bool = False) -> bytes:
     """Return a regular file's content of at most `limit` bytes, or raise OSError."""
-    with _opened(path, os.O_RDONLY, follow_links=follow_links) as file:
+    with opened(path, os.O_RDONLY, follow_links=follow_links) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise RefusedError(f"it has {size:,} bytes; it may have {limit:,} at most")
@@ -37,7 +37,7 @@ def read_file(path: Path, *, limit: int, follow_links: bool = False) -> bytes:
 @contextmanager
 def open_lock(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to lock it. It is created if necessary, and its content stays as it is."""
-    with _opened(path, os.O_RDWR | os.O_CREAT) as file:
+    with opened(path, os.O_RDWR | os.O_CREAT) as file:
         # In the stack it is root that rotates the key, and whoever owns the folder must be able to open this as well.
         with suppress(PermissionError):
             owner = path.parent.stat()
@@ -47,7 +47,8 @@ def open_lock(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _opened(path: Path, flags: int, *, follow_links: bool = False) -> Iterator[IO[bytes]]:
+def opened(path: Path, flags: int, *, follow_links: bool = False) -> Iterator[IO[bytes]]:
+    """Open a regular file, and wait for nothing. RefusedError if it is none, OSError if it cannot be opened."""
     # Without O_NONBLOCK, opening a FIFO waits for its other end.
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     try:
@@ -77,6 +78,31 @@ def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes, *, mode: int, like: os.stat_result | None = None) -> None:
+    """Write a file to disk in the place of another, in one step. The caller holds a lock.
+
+    Parameters
+    ----------
+    path : Path
+    content : bytes
+    mode : int
+        The permissions, whatever the umask.
+    like : os.stat_result, optional
+        Of the file whose owner and group it gets.
+    """
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)  # of a change that was killed
+    try:
+        write_file(beside, content, mode=0o600)
+        if like:
+            os.chown(beside, like.st_uid, like.st_gid)
+        beside.chmod(mode)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:
