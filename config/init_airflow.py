@@ -8,9 +8,8 @@ import os
 
 import psycopg2
 from airflow.cli.cli_parser import get_parser
+from exposure import TUTORIAL
 from werkzeug.security import check_password_hash
-
-TUTORIAL = "airflow"  # the password that everybody knows
 
 
 def airflow(*arguments: str) -> None:
