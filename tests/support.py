@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -19,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 ROOT = Path(__file__).parents[1]
+OWN_TABLE = ROOT / "docs" / "your-own-table.md"
+_DECLARATION = re.compile(r"(# -+ your own table: replace from here\n).*(# -+ to here\n)", re.DOTALL)
 
 
 def copy_project(folder: Path) -> None:
@@ -28,6 +31,19 @@ def copy_project(folder: Path) -> None:
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, target)
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    """Return a page's blocks of code in a language, in its order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def declare(root: Path, declaration: str) -> None:
+    """Put a declaration between the two lines of dashes of a copy's schema.py."""
+    path = root / "plugins" / "penguins" / "schema.py"
+    found = _DECLARATION.subn(lambda lines: f"{lines[1]}\n{declaration}\n{lines[2]}", path.read_text("utf-8"))
+    assert found[1] == 1
+    path.write_text(found[0], encoding="utf-8")
 
 
 def free_port(preferred: int = 0) -> int:

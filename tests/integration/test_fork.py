@@ -9,7 +9,6 @@ import csv
 import json
 import os
 import random
-import re
 import shlex
 import subprocess
 import sys
@@ -23,17 +22,10 @@ import pytest
 
 from penguins.registry import Registry
 from penguins.schema import Category, Number
-from support import ROOT, AirflowForTests, Service, connection_of, copy_project, free_port
+from support import OWN_TABLE, AirflowForTests, Service, code_blocks, connection_of, copy_project, declare, free_port
 
-PAGE = (ROOT / "docs" / "your-own-table.md").read_text(encoding="utf-8")
-DECLARATION = re.compile(r"(# -+ your own table: replace from here\n).*(# -+ to here\n)", re.DOTALL)
 FEW_TREES = 10  # which are trained, compiled and proven sooner
 Start = Callable[..., subprocess.Popen[str]]
-
-
-def blocks(language: str) -> list[str]:
-    """Return the page's blocks of code in a language, in its order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @dataclass
@@ -45,11 +37,7 @@ class Fork:
     start_process: Start
 
     def declare(self, declaration: str) -> None:
-        """Put a declaration between the two lines of dashes."""
-        path = self.root / "plugins" / "penguins" / "schema.py"
-        found = DECLARATION.subn(lambda lines: f"{lines[1]}\n{declaration}\n{lines[2]}", path.read_text("utf-8"))
-        assert found[1] == 1
-        path.write_text(found[0], encoding="utf-8")
+        declare(self.root, declaration)
 
     def schema(self) -> dict[str, Any]:
         """Return what the copy's own schema says, as its own Python reads it."""
@@ -173,9 +161,9 @@ def predicted(fork: Fork, service: Service) -> float:
 
 def follow_the_page(fork: Fork) -> None:
     """Take the first two steps."""
-    script, declaration = blocks("python")
+    script, declaration = code_blocks(OWN_TABLE, "python")
     (fork.root / "make_loans.py").write_text(script, encoding="utf-8")
-    subprocess.run(["sh", "-ec", blocks("sh")[0]], check=True, cwd=fork.root, timeout=60)
+    subprocess.run(["sh", "-ec", code_blocks(OWN_TABLE, "sh")[0]], check=True, cwd=fork.root, timeout=60)
     fork.declare(declaration)
 
 
@@ -185,9 +173,9 @@ def test_the_page_does_what_it_says(fork: Fork, sqlite: dict[str, Any]) -> None:
     with fork.service() as service:
         check_service(fork, service)
         assert predicted(fork, service) > 0.9
-        _, url, *_, body = shlex.split(blocks("sh")[2])
+        _, url, *_, body = shlex.split(code_blocks(OWN_TABLE, "sh")[2])
         answer = service.client.post(url.partition("8989")[2], json=json.loads(body)).json()
-    expected = json.loads(blocks("json")[0])
+    expected = json.loads(code_blocks(OWN_TABLE, "json")[0])
     assert answer.pop("model_version") != expected.pop("model_version")
     assert answer["repaid"] == expected["repaid"]
     assert list(answer["probabilities"]) == list(expected["probabilities"])
@@ -195,7 +183,7 @@ def test_the_page_does_what_it_says(fork: Fork, sqlite: dict[str, Any]) -> None:
 
 def test_the_tests_that_the_page_names_pass_on_its_table(fork: Fork) -> None:
     follow_the_page(fork)
-    _, *tests = shlex.split(blocks("sh")[3])
+    _, *tests = shlex.split(code_blocks(OWN_TABLE, "sh")[3])
     run = subprocess.run(
         [sys.executable, *tests], check=False, cwd=fork.root, capture_output=True, text=True, timeout=60
     )
@@ -301,7 +289,7 @@ def test_the_model_of_another_table_is_refused(
 ) -> None:
     """The penguins' model is still there on the first morning: it must be neither served nor taken for trained."""
     publish()
-    fork.declare(blocks("python")[1])
+    fork.declare(code_blocks(OWN_TABLE, "python")[1])
     fork.airflow.models, fork.airflow.key_file = registry.root, registry.key_file
     with fork.service() as service:
         refused = service.client.post("/predict", json={})

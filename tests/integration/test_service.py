@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -24,7 +23,7 @@ from penguins.inference import TOLERANCE, library_versions
 from penguins.registry import Registry
 from penguins.registry.keys import signature
 from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, NUMBERS
-from support import ROOT, Service, free_port
+from support import ROOT, Service, code_blocks, free_port
 
 Publish = Callable[[], dict[str, Any]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -168,8 +167,7 @@ def test_a_notebook_without_this_project_gives_the_same_probabilities(
     service: Service, registry: Registry, tmp_path: Path
 ) -> None:
     """What docs/running.md says, in an environment of its own: whatever the pickle names must be there."""
-    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    [block] = code_blocks(ROOT / "docs" / "running.md", "python")
     block = block.replace("models/VERSION", str(registry.root / registry.current()))
     python = notebook(tmp_path / "notebook")
     result = subprocess.run(

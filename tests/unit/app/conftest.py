@@ -59,6 +59,16 @@ def _load(pickled: bytes, manifest: dict[str, Any]) -> Any:
     return _loaded[key]
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, trained: tuple[bytes, dict[str, Any]]) -> Registry:
+    """A registry with one model and a report, for tests that change neither."""
+    folder = tmp_path_factory.mktemp("published")
+    (folder / "key").write_text("k" * 40)
+    registry = Registry(folder / "models", folder / "key")
+    registry.publish(*trained, make_report=lambda _: b"<p>report</p>")
+    return registry
+
+
 @pytest.fixture
 def client(registry: Registry) -> Iterator[TestClient]:
     """The service around an empty registry. `raise_server_exceptions` off: a 500 must be seen as a user sees it."""

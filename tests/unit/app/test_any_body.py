@@ -43,13 +43,8 @@ RECORDS = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Iterator[TestClient]:
-    folder = tmp_path_factory.mktemp("service")
-    (folder / "key").write_text("k" * 40)
-    registry = Registry(folder / "models", folder / "key")
-    pickled, facts = trained
-    registry.publish(pickled, facts, make_report=lambda _: b"<p>report</p>")
-    with TestClient(create_app(registry=registry), raise_server_exceptions=False) as client:
+def service(published: Registry) -> Iterator[TestClient]:
+    with TestClient(create_app(registry=published), raise_server_exceptions=False) as client:
         yield client
 
 

@@ -26,14 +26,13 @@ from app.main import create_app
 from app.settings import Settings
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, FEATURES, NUMBERS, TARGET, Number
-from support import ROOT, free_port
+from support import OWN_TABLE, ROOT, code_blocks, declare, free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome is on PATH")
 PATIENCE = 60  # seconds, for a machine that does much else
 SMALL = 6_000  # bytes, in which there is no room for every curve
 LEFT, RIGHT, TOP, BOTTOM = 40, 312, 20, 132  # of a plot, in form.js
-DECLARATION = re.compile(r"(# -+ your own table: replace from here\n).*(# -+ to here\n)", re.DOTALL)
 Opened = Callable[..., Any]
 CLIENT = httpx2.Client(timeout=PATIENCE)
 
@@ -60,12 +59,9 @@ def loans_started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[su
     shutil.copytree(ROOT / "app", folder / "app")
     shutil.copytree(ROOT / "plugins" / "penguins", folder / "plugins" / "penguins")
     (folder / "dags").mkdir()
-    page = (ROOT / "docs" / "your-own-table.md").read_text(encoding="utf-8")
-    script, declaration = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    script, declaration = code_blocks(OWN_TABLE, "python")
     subprocess.run([sys.executable, "-c", script], check=True, cwd=folder, timeout=60)
-    schema = folder / "plugins" / "penguins" / "schema.py"
-    changed = DECLARATION.subn(lambda lines: f"{lines[1]}\n{declaration}\n{lines[2]}", schema.read_text("utf-8"))
-    schema.write_text(changed[0], encoding="utf-8")
+    declare(folder, declaration)
     paths = [folder, folder / "plugins", ROOT / "tests"]
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("serve_own_table.py")), str(folder), str(port)],
@@ -88,15 +84,6 @@ def loans(loans_started: tuple[subprocess.Popen[bytes], str]) -> str:
             pass  # still training
         time.sleep(0.1)
     raise AssertionError("the loans are not served")
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Registry:
-    folder = tmp_path_factory.mktemp("penguins")
-    (folder / "key").write_text("k" * 40)
-    registry = Registry(folder / "models", folder / "key")
-    registry.publish(*trained)
-    return registry
 
 
 @pytest.fixture(scope="module")

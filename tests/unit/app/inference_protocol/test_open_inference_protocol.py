@@ -31,12 +31,8 @@ HEADER = "inference-header-content-length"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Iterator[TestClient]:
-    folder = tmp_path_factory.mktemp("service")
-    (folder / "key").write_text("k" * 40)
-    registry = Registry(folder / "models", folder / "key")
-    registry.publish(*trained)
-    with TestClient(create_app(registry=registry), raise_server_exceptions=False) as client:
+def service(published: Registry) -> Iterator[TestClient]:
+    with TestClient(create_app(registry=published), raise_server_exceptions=False) as client:
         yield client
 
 

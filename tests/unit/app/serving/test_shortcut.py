@@ -95,12 +95,8 @@ async def _exchange(
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Iterator[Both]:
-    folder = tmp_path_factory.mktemp("service")
-    (folder / "key").write_text("k" * 40)
-    registry = Registry(folder / "models", folder / "key")
-    registry.publish(*trained)
-    app = create_app(Settings(max_body_bytes=LIMIT), registry)
+def both(published: Registry) -> Iterator[Both]:
+    app = create_app(Settings(max_body_bytes=LIMIT), published)
     with TestClient(app):
         yield Both(app)
 
