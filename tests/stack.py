@@ -55,6 +55,7 @@ class Stack:
             "COMPOSE_PROJECT_NAME": self.project,
         }
         self.api = httpx2.Client(base_url=self.api_url, timeout=30)
+        self.password = "airflow"  # the tutorial's
 
     def compose(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
         """Run docker compose and return what it printed; AssertionError with all of it if it fails."""
@@ -135,10 +136,10 @@ class Stack:
         raise AssertionError(f"{service} is not healthy again: {self.compose('logs', '--tail', '40', service)}")
 
     def airflow(self) -> httpx2.Client:
-        """Return a client of Airflow's REST API, logged in as the tutorial's user."""
+        """Return a client of Airflow's REST API, logged in as the user airflow."""
         client = httpx2.Client(base_url=self.airflow_url, timeout=60)
-        token = client.post("/auth/token", json={"username": "airflow", "password": "airflow"}).raise_for_status()
-        client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+        token = client.post("/auth/token", json={"username": "airflow", "password": self.password})
+        client.headers["Authorization"] = f"Bearer {token.raise_for_status().json()['access_token']}"
         client.base_url = f"{self.airflow_url}/api/v2/"
         return client
 

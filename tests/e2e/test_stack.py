@@ -10,8 +10,10 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from secrets import token_urlsafe
 from typing import Literal
 
+import httpx2
 import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
@@ -393,10 +395,13 @@ def test_everything_outlives_down_and_up_and_what_a_user_changed_stays(stack: St
     before = (secrets_of(stack), stack.api.get("/model-info").json(), stack.raw_rows())
     runs = airflow.get("dags/modelo_penguin/dagRuns").json()["dag_runs"]
     stack.compose("down")
+    stack.env["AIRFLOW_PASSWORD"] = stack.password = token_urlsafe()  # the user still has the tutorial's
     stack.compose("up", "airflow-init")
     stack.up()
     after = (secrets_of(stack), stack.api.get("/model-info").json(), stack.raw_rows())
     assert after == before
+    tutorial = {"username": "airflow", "password": "airflow"}
+    assert httpx2.post(f"{stack.airflow_url}/auth/token", json=tutorial, timeout=60).status_code == 401
     airflow = stack.airflow()
     connection = airflow.get("connections/mysql_default").json()
     assert (connection["description"], connection["host"], connection["login"]) == ("mine", "mysql", "mysqluser")
