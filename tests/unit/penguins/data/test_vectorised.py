@@ -121,7 +121,7 @@ def rows_of(draw: st.DrawFn) -> bytes:
     return b"".join(rows)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(rows=rows_of(), good=st.booleans(), crlf=st.booleans(), bom=st.booleans(), bytes_at_once=st.integers(150, 1500))
 @example(rows=b"", good=True, crlf=True, bom=True, bytes_at_once=2**22)
 @example(rows=ROWS[0].rstrip(), good=True, crlf=False, bom=False, bytes_at_once=1)
