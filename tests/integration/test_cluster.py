@@ -25,7 +25,7 @@ from penguins.training.pipeline import build_pipeline, fit
 from support import free_port
 from tables import table_of
 
-SECONDS = 60
+SECONDS = 180
 
 
 class Cluster:
