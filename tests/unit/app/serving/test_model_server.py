@@ -154,7 +154,7 @@ def test_a_start_on_a_bad_version_serves_the_newest_good_one_and_says_so(
 
 
 def test_a_version_that_waits_serves_only_once_it_is_activated(
-    server: ModelServer, registry: Registry, trained: Any
+    server: ModelServer, registry: Registry, trained: tuple[bytes, dict[str, Any]]
 ) -> None:
     def hold_back() -> str:
         return registry.publish(*trained, activate=False)["version"]
