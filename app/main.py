@@ -34,7 +34,7 @@ from app.schemas import (
 from app.serving.model_server import ModelServer
 from app.serving.shortcut import FastPredict
 from app.settings import Settings
-from penguins.registry import VERSION_PATTERN, Registry, RegistryError
+from penguins.registry import VERSION_PATTERN, Registry, RegistryError, waiting_versions
 from penguins.report.page import HEADERS
 from penguins.schema import EXAMPLE
 
@@ -135,9 +135,9 @@ def _add_routes(app: APIRouter) -> None:
 
     @app.get("/models", tags=["model"])
     def models(server: CurrentServer) -> list[Version]:
-        """The published versions, newest first, and which of them is serving."""
-        serving = server.served.version if server.served else None
-        return [_version(server.registry, version, serving) for version in server.registry.versions()]
+        """The published versions, newest first, which of them is serving, and which wait to be activated."""
+        serving, waiting = server.served.version if server.served else None, waiting_versions(server.registry)
+        return [_version(server.registry, v, serving, v in waiting) for v in server.registry.versions()]
 
     @app.get("/models/{version}/report", tags=["model"], response_class=HTMLResponse, responses=NO_REPORT)
     def report_of(version: VersionInPath, server: CurrentServer) -> HTMLResponse:
@@ -188,7 +188,7 @@ def _report(registry: Registry, version: str) -> HTMLResponse:
         raise NoReportError(f"{error} GET /models says which versions there are.") from error
 
 
-def _version(registry: Registry, version: str, serving: str | None) -> Version:
+def _version(registry: Registry, version: str, serving: str | None, waiting: bool) -> Version:
     try:
         manifest = registry.manifest(version)
     except RegistryError as error:
@@ -196,6 +196,7 @@ def _version(registry: Registry, version: str, serving: str | None) -> Version:
     return Version(
         version=version,
         serving=version == serving,
+        waiting=waiting,
         created_at=manifest["created_at"],
         accuracy=manifest["metrics"]["accuracy"],
         dag_run_id=manifest["dag_run_id"],

@@ -95,6 +95,7 @@ class Version(BaseModel):
 
     version: str
     serving: bool
+    waiting: bool = Field(False, description="Published without being activated, and newer than what serves.")
     created_at: datetime | None = None
     accuracy: float | None = None
     dag_run_id: str | None = None

@@ -9,7 +9,7 @@
 | `preprocess` | cleans the rows and splits them, stratified by the target |
 | `train` | fits one scikit-learn pipeline: imputation, one-hot, standard scaling, random forest |
 | `validate` | scores the model on rows it was not trained on, and compares it with the serving model |
-| `publish` | signs the `.pkl`, writes it to the shared volume and makes it the serving version |
+| `publish` | signs the `.pkl`, writes it to the shared volume and, if `activate` is on, makes it the serving version |
 
 An invalid file, a lower accuracy or a lost database leaves the serving model as it is.
 """
@@ -224,15 +224,15 @@ def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) ->
         },
         make_report=partial(render, points=points, earlier=accuracies(registry)),
         predictions=(folder / "predictions.parquet").read_bytes(),
+        activate=params["activate"],
     )
     shutil.rmtree(folder)
-    event = {
-        "version": manifest["version"],
-        "accuracy": manifest["metrics"]["accuracy"],
-        "sha256": manifest["sha256"],
-    }
+    event = {"version": manifest["version"], "accuracy": manifest["metrics"]["accuracy"], "sha256": manifest["sha256"]}
     outlet_events[MODEL].extra = event
     log.info(f"published {event}")
+    if not params["activate"]:
+        ti.task.outlets = []  # no event, because no other model serves
+        log.info(f"it waits: `python -m penguins.registry activate {event['version']}` makes it serve")
     return event
 
 
@@ -342,6 +342,13 @@ with DAG(
             title="Minimum share of rows",
             description="The run fails if the file has less than this share of the rows in the serving version's file.",
             section="Gate",
+        ),
+        "activate": Param(
+            True,
+            type="boolean",
+            title="Activate",
+            description="Make the published version serve. Otherwise it waits until `registry activate` does.",
+            section="Release",
         ),
     },
 ) as dag:

@@ -1,5 +1,7 @@
 """The page "Penguin model" in Airflow's navigation and on a DAG's page: the report of the serving model.
 
+Above it stands which version waits to be activated, if one does.
+
 Airflow's API server reads the report from the shared folder and serves it at its own address, so that it works on any
 port. Like the rest of Airflow, it requires a login. "Try the model" leads on to the service's form, on the same host at
 another port.
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 PREFIX = "/model-report"
 NAME, TRY = "Penguin model", "Try the model"
+WAITS = (
+    '<p role="status"><strong>Version {version} waits to be activated:</strong> it was published with '
+    "<code>activate</code> off. <code>python -m penguins.registry activate {version}</code> makes it serve.</p>"
+)
 PLAIN_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
@@ -34,7 +40,7 @@ def create_app() -> FastAPI:
     from fastapi import Depends, FastAPI, Request
     from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-    from penguins.registry import NoModelError, Registry, RegistryError
+    from penguins.registry import NoModelError, Registry, RegistryError, waiting_versions
     from penguins.report.page import HEADERS
 
     def page(title: str, text: str, status: int) -> HTMLResponse:
@@ -43,8 +49,13 @@ def create_app() -> FastAPI:
     def answer(version: str | None) -> HTMLResponse:
         registry = Registry.from_environment()
         try:
-            return HTMLResponse(registry.report(version or registry.current()), headers=HEADERS)
-        except NoModelError:
+            report = registry.report(version or registry.current())
+            waiting = [v for v in waiting_versions(registry) if version in (None, v)]
+            notice = WAITS.format(version=waiting[0]) if waiting else ""
+            return HTMLResponse(report.replace(b"<body>", f"<body>{notice}".encode(), 1), headers=HEADERS)
+        except NoModelError as error:
+            if registry.versions():
+                return page("No model serves yet", str(error), 200)
             return page(
                 "No model yet",
                 "Trigger the DAG modelo_penguin. The report of the model that it publishes will appear here.",

@@ -18,7 +18,7 @@ from app.serving.compiled import load
 from app.serving.watch import Look, Looks
 from penguins.data.drift import Drift
 from penguins.inference import ModelError, Predictor
-from penguins.registry import NoModelError, Pointer, Registry, RegistryError
+from penguins.registry import NoModelError, Pointer, Registry, RegistryError, is_held_back
 from penguins.schema import TARGET
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class ModelServer:
         refused = self.refused
         for version in self.registry.versions():
             look.allow()
-            if refused and version != refused.version:
+            if refused and version != refused.version and not is_held_back(self.registry, version):
                 self._swap_in(version, look)
                 if self.served:
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ import httpx2
 import psutil
 import pytest
 
-from penguins.schema import EXAMPLE, TABLE
-from support import ROOT, connection_of, free_port
+from penguins.registry import Registry
+from penguins.schema import CSV_NAME, EXAMPLE, TABLE
+from support import ROOT, code_blocks, connection_of, free_port
 
 READY = "Ctrl-C stops it all."
+RETRAINING = ROOT / "docs" / "retraining.md"
 TASKS = (
     *("check_source", "drop_schema", "create_raw_table", "load_raw_data"),
     *("preprocess", "train", "validate", "publish"),
@@ -147,6 +151,67 @@ def assert_another_dag_is_triggered_by_the_asset(airflow: httpx2.Client, info: d
     }
 
 
+def put_what_trains_again(dags: Path) -> None:
+    """Put the DAGs of docs/retraining.md there, and files for them. The weekly one is due at once, so it is paused."""
+    weekly, on_new_file = code_blocks(RETRAINING, "python")
+    paused = weekly.replace("catchup=False,", "catchup=False, is_paused_upon_creation=True,")
+    assert paused != weekly
+    (dags / "retrain_weekly.py").write_text(paused)
+    (dags / "retrain_on_new_file.py").write_text(on_new_file)
+    (dags / "incoming").mkdir()
+    lines = (dags / CSV_NAME).read_text().splitlines(keepends=True)
+    for name in ("penguins.csv", "arrived.csv"):
+        (dags / "incoming" / name).write_text("".join([*lines, *lines[1:6]]))
+
+
+def assert_it_trains_again_as_the_page_says(airflow: httpx2.Client, api_url: str, folder: Path) -> None:
+    """By hand, by the schedule and by an event; each new version waits, which tells no other DAG anything."""
+
+    def api(path: str) -> Any:
+        return airflow.get(f"/api/v2/{path}").raise_for_status().json()
+
+    def triggered(dag_id: str) -> tuple[dict[str, Any], str]:
+        """Return a DAG's run, and the run of modelo_penguin that it triggered."""
+        (run,) = wait_for(lambda: [r for r in api(f"dags/{dag_id}/dagRuns")["dag_runs"] if r["state"] == "success"])
+        task = f"dags/{dag_id}/dagRuns/{run['dag_run_id']}/taskInstances/trigger"
+        return run, api(f"{task}/xcomEntries/trigger_run_id?deserialize=true")["value"]
+
+    def end_of(run_id: str) -> Any:
+        def ended() -> Any:
+            run = api(f"dags/modelo_penguin/dagRuns/{run_id}")
+            return run["state"] in ("success", "failed") and (run["state"], run["conf"])
+
+        return wait_for(ended, seconds=300)  # it may be the last of three
+
+    served = httpx2.get(f"{api_url}/model-info", timeout=60).json()
+    page = "".join(code_blocks(RETRAINING, "sh"))
+    by_hand, event = (json.loads(re.findall(rf"-d '(\{{{first}.*\}})'", page)[0]) for first in ('"logical', '"asset'))
+    (asset,) = api("assets?name_pattern=penguins_csv")["assets"]
+    event |= {"asset_id": asset["id"], "extra": {"csv_path": "incoming/arrived.csv"}}
+    airflow.post("/api/v2/assets/events", json=event).raise_for_status()
+    run_by_hand = airflow.post("/api/v2/dags/modelo_penguin/dagRuns", json=by_hand).raise_for_status().json()
+    airflow.patch("/api/v2/dags/retrain_weekly", json={"is_paused": False}).raise_for_status()
+
+    scheduled, run_by_schedule = triggered("retrain_weekly")
+    due = datetime.fromisoformat(scheduled["run_after"])
+    assert (scheduled["run_type"], due.weekday(), due.hour, due.minute) == ("scheduled", 0, 3, 0)
+    by_event, run_by_event = triggered("retrain_on_new_file")
+    assert by_event["run_type"] == "asset_triggered"
+    runs = {run_by_hand["dag_run_id"]: "penguins", run_by_schedule: "penguins", run_by_event: "arrived"}
+    for run_id, file in runs.items():
+        conf = {"csv_path": f"incoming/{file}.csv", "activate": False}
+        assert end_of(run_id) == ("success", conf)
+
+    models = httpx2.get(f"{api_url}/models", timeout=60).json()
+    assert {m["dag_run_id"] for m in models if m["waiting"]} == set(runs)
+    assert [m["version"] for m in models if m["serving"]] == [served["version"]]
+    waiting = models[0]["version"]
+    assert f"Version {waiting} waits to be activated" in airflow.get("/model-report/").text
+    assert api("assets/events?source_dag_id=modelo_penguin")["total_entries"] == 1
+    Registry(folder / "models", folder / ".local" / "model_signing.key").activate(waiting)
+    wait_for(lambda: httpx2.get(f"{api_url}/model-info", timeout=60).json()["version"] == waiting)
+
+
 def assert_airflow_shows_the_report_to_users(airflow: httpx2.Client, api_url: str, info: dict[str, Any]) -> None:
     report = httpx2.get(f"{api_url}/report", timeout=60).content
     assert info["version"].encode() in report
@@ -165,6 +230,7 @@ def assert_airflow_shows_the_report_to_users(airflow: httpx2.Client, api_url: st
 
 def test_a_first_start_trains_and_serves(start_process: Start, copy: Path, ports: dict[str, str]) -> None:
     (copy / "dags" / "listener.py").write_text(LISTENER)
+    put_what_trains_again(copy / "dags")
     launcher = launch(start_process, copy, ports)
     output = output_until_ready(launcher)
     for task in TASKS:
@@ -183,7 +249,9 @@ def test_a_first_start_trains_and_serves(start_process: Start, copy: Path, ports
     assert airflow.get("/api/v2/importErrors").json()["total_entries"] == 0
     assert_airflow_shows_the_report_to_users(airflow, api_url, info)
     assert_another_dag_is_triggered_by_the_asset(airflow, info)
-    (copy / "dags" / "listener.py").unlink()
+    assert_it_trains_again_as_the_page_says(airflow, api_url, copy)
+    for name in ("listener", "retrain_weekly", "retrain_on_new_file"):
+        (copy / "dags" / f"{name}.py").unlink()
 
     addresses = {c.laddr.ip for p in processes_in(copy) for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
     assert addresses == {"127.0.0.1"}

@@ -54,6 +54,32 @@ def test_the_page_is_the_serving_models_and_each_version_has_its_own(
     assert "frame-ancestors 'self'" in client.get("/").headers["content-security-policy"]
 
 
+def test_a_version_that_waits_is_shown_until_it_serves(
+    client: TestClient, registry: Registry, trained: Trained
+) -> None:
+    report = b"<html><body><p>report</p></body></html>"
+
+    def waits(path: str) -> bool:
+        page = client.get(path).text
+        assert page.replace("<body>", "", 1).count("<p>report</p>") == 1
+        said = f"Version {waiting} waits to be activated" in page
+        assert said == (f"<code>python -m penguins.registry activate {waiting}</code> makes it serve" in page)
+        return said
+
+    serving = publish_with_report(registry, trained, report)
+    waiting = registry.publish(*trained, make_report=lambda _: report, activate=False)["version"]
+    assert [waits(path) for path in ("/", f"/{waiting}", f"/{serving}")] == [True, True, False]
+    registry.activate(waiting)
+    assert client.get("/").content == client.get(f"/{waiting}").content == report
+
+
+def test_a_first_version_that_waits_is_named(client: TestClient, registry: Registry, trained: Trained) -> None:
+    waiting = registry.publish(*trained, activate=False)["version"]
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert f"python -m penguins.registry activate {waiting}" in answer.text
+
+
 def test_a_model_without_a_report_says_what_to_do(client: TestClient, registry: Registry, publish: Publish) -> None:
     version = publish()["version"]
     answer = client.get("/")

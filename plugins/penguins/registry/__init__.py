@@ -4,5 +4,15 @@ from penguins.registry.errors import NoModelError, RegistryError
 from penguins.registry.names import VERSION_PATTERN
 from penguins.registry.pointer import Pointer
 from penguins.registry.store import PROJECT, Registry
+from penguins.registry.waiting import is_held_back, waiting_versions
 
-__all__ = ["PROJECT", "VERSION_PATTERN", "NoModelError", "Pointer", "Registry", "RegistryError"]
+__all__ = [
+    "PROJECT",
+    "VERSION_PATTERN",
+    "NoModelError",
+    "Pointer",
+    "Registry",
+    "RegistryError",
+    "is_held_back",
+    "waiting_versions",
+]

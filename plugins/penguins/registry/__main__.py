@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from penguins.registry import Registry, RegistryError
+from penguins.registry import Registry, RegistryError, waiting_versions
 from penguins.registry.names import is_from_the_future
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line, and return its exit code: 1 if a version is bad or missing."""
     parser = argparse.ArgumentParser(prog="python -m penguins.registry", description="Manage the published models.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="list the versions, newest first, and mark the serving one")
+    commands.add_parser("list", help="list the versions, newest first, and mark what serves and what waits")
     show = commands.add_parser("show", help="show a version's manifest")
     show.add_argument("version", help="a version, or `current` for the serving one")
     diff = commands.add_parser("diff", help="show what differs between two versions")
     for name in ("a", "b"):
         diff.add_argument(name, help="a version, or `current`")
     commands.add_parser("verify", help="check the signature and the checksums of every version")
-    commands.add_parser("activate", help="make a version the serving one; this is the rollback").add_argument("version")
+    commands.add_parser("activate", help="make a version serve: a waiting or an older one").add_argument("version")
     commands.add_parser("rotate-key", help="sign with a new key from now on; signatures by old keys stay valid")
     chosen = parser.parse_args(arguments)
     registry = Registry.from_environment()
@@ -87,8 +87,9 @@ def _verify(registry: Registry) -> int:
 
 def _list(registry: Registry) -> int:
     rows, problems, versions, serving = [], [], registry.versions(), _current_or_nothing(registry)
+    waiting = waiting_versions(registry)
     for version in versions:
-        mark, problem = "*" if version == serving else "", ""
+        mark, problem = "*" if version == serving else "waiting" if version in waiting else "", ""
         try:
             m = registry.manifest(version)
             facts = [m["created_at"], f"{m['metrics']['accuracy']:.4f}", f"{m['data']['rows']:,}", m["dag_run_id"]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,11 +38,14 @@ class Pointer:
         Higher than that of every pointer before.
     activated_at : str
         When it was written, for people.
+    released : collection of str
+        The versions that were published without being activated, and have been since.
     """
 
     current: str
     counter: int
     activated_at: str
+    released: Collection[str] = ()
 
 
 def read_pointer(root: Path, key_file: Path, seen: Pointer | None = None) -> Pointer:
@@ -51,7 +54,7 @@ def read_pointer(root: Path, key_file: Path, seen: Pointer | None = None) -> Poi
     try:
         pointer = _pointer(root / CURRENT, key_file)
     except FileNotFoundError:
-        raise NoModelError(f"there is no model in {root} yet: trigger the DAG modelo_penguin") from None
+        raise NoModelError(_nothing_serves(root)) from None
     for later in (seen, last):
         if later and pointer.counter < later.counter:
             raise RegistryError(
@@ -61,14 +64,26 @@ def read_pointer(root: Path, key_file: Path, seen: Pointer | None = None) -> Poi
     return pointer
 
 
-def move_pointer(root: Path, key_file: Path, version: str, staging_path: Callable[[], Path]) -> None:
-    """Point to a version, in one step. The caller holds the registry's lock."""
-    earlier = [pointer for name in (CURRENT, LAST) if (pointer := _pointer_or_none(root / name, key_file))]
+def released_versions(root: Path, key_file: Path) -> set[str]:
+    """Return the versions that were published without being activated, and have been since."""
+    return {version for pointer in _trusted_pointers(root, key_file) for version in pointer.released}
+
+
+def move_pointer(
+    root: Path, key_file: Path, version: str, staging_path: Callable[[], Path], *, release: bool = False
+) -> None:
+    """Point to a version, in one step, and with `release` remember that it was activated. The caller holds the lock."""
+    earlier = _trusted_pointers(root, key_file)
     # The time in milliseconds, or one more than the highest counter: it rises even where the earlier pointers were
     # removed, and where the clock went back.
     counter = max([time.time_ns() // 1_000_000, *(pointer.counter + 1 for pointer in earlier)])
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    facts = asdict(Pointer(version, counter, now))
+    released = {v for pointer in earlier for v in pointer.released if (root / v).is_dir()}
+    if release:
+        released.add(version)
+    facts = asdict(Pointer(version, counter, now, sorted(released)))
+    if not released:
+        del facts["released"]  # as in all pointers from before versions could wait
     proof = {**facts, "signature": signature(read_keys(key_file)[0], facts)}
     del proof["current"]
     for name in (CURRENT, LAST):
@@ -76,6 +91,13 @@ def move_pointer(root: Path, key_file: Path, version: str, staging_path: Callabl
         write_file(written, f"{version}\n{json.dumps(proof)}\n".encode())
         written.replace(root / name)
         flush_folder(root)
+
+
+def _nothing_serves(root: Path) -> str:
+    trigger = "trigger the DAG modelo_penguin"
+    if newest := max((path.name for path in root.glob("*") if is_version(path.name)), default=None):
+        return f"no version in {root} serves yet: run `python -m penguins.registry activate {newest}`, or {trigger}"
+    return f"there is no model in {root} yet: {trigger}"
 
 
 def _pointer(path: Path, key_file: Path) -> Pointer:
@@ -93,11 +115,15 @@ def _pointer(path: Path, key_file: Path) -> Pointer:
         pointer = Pointer(version, **facts)
     except (ValueError, RecursionError, TypeError, AttributeError, KeyError):  # from before pointers were signed
         raise RegistryError(f"{path} names version {version}, but is not signed. {WAY_IN}") from None
-    if not is_signed(asdict(pointer), claimed, read_keys(key_file)):
+    if not is_signed({**facts, "current": version}, claimed, read_keys(key_file)):
         raise RegistryError(
             f"{path} names version {version}, but its signature does not match the key in {key_file}. {WAY_IN}"
         )
     return pointer
+
+
+def _trusted_pointers(root: Path, key_file: Path) -> list[Pointer]:
+    return [pointer for name in (CURRENT, LAST) if (pointer := _pointer_or_none(root / name, key_file))]
 
 
 def _pointer_or_none(path: Path, key_file: Path) -> Pointer | None:

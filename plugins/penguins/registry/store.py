@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from penguins.files import MEBIBYTE, RefusedError, flush_folder, open_lock, read_file, write_file
-from penguins.registry.errors import RegistryError, reason
+from penguins.registry.errors import NoModelError, RegistryError, reason
 from penguins.registry.keys import add_key, is_signed, read_keys, signature
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
 from penguins.registry.pointer import Pointer, move_pointer, read_pointer
@@ -97,7 +97,7 @@ class Registry:
         Raises
         ------
         NoModelError
-            Before the first publish.
+            Before the first publish, or the first activation.
         RegistryError
             If it names no version, is not signed, or is older than another one.
         """
@@ -169,8 +169,9 @@ class Registry:
         facts: Mapping[str, Any],
         make_report: Callable[[Mapping[str, Any]], bytes] | None = None,
         predictions: bytes | None = None,
+        activate: bool = True,
     ) -> dict[str, Any]:
-        """Write a version and make it the serving one.
+        """Write a version and make it the serving one, unless `activate` is false: `waiting.py` says what it is then.
 
         The version is written to a staging folder, flushed to disk and renamed into place; then the pointer is
         replaced. Both renames are atomic: a crash at any point leaves `current` on a complete version.
@@ -184,6 +185,8 @@ class Registry:
             Returns the version's report.html, given its manifest, which then holds `report_sha256` as well.
         predictions : bytes, optional
             For the next gate, from `Predictions.to_bytes`; the manifest then holds `predictions_sha256`.
+        activate : bool
+            False leaves `current` where it is; the manifest then holds that.
 
         Returns
         -------
@@ -205,6 +208,7 @@ class Registry:
                 "created_at": created_at.isoformat().replace("+00:00", "Z"),
                 "sha256": sha256,
                 "size_bytes": len(pickled),
+                **({} if activate else {"activate": False}),
             }
             staging = self._staging_path()
             staging.mkdir()
@@ -221,15 +225,15 @@ class Registry:
             flush_folder(staging)
             staging.rename(self.root / version)
             flush_folder(self.root)
-            self._point_to(version)
-            self._prune(serving=version)
+            if activate:
+                self._point_to(version)
+            self._prune()
         return manifest
 
     def activate(self, version: str) -> None:
-        """Verify a version and make it the serving one. This is the rollback."""
+        """Verify a version and make it the serving one. This is the rollback, and a release's second step."""
         with self._write_lock():
-            self.read(version)
-            self._point_to(version)
+            self._point_to(version, release="activate" in self.read(version)[0])
 
     def run_folder(self, run_id: str) -> Path:
         """Return the folder for a run's working files. It is created if necessary."""
@@ -270,8 +274,8 @@ class Registry:
             now += timedelta(seconds=1)
         return now
 
-    def _point_to(self, version: str) -> None:
-        move_pointer(self.root, self.key_file, version, self._staging_path)
+    def _point_to(self, version: str, *, release: bool = False) -> None:
+        move_pointer(self.root, self.key_file, version, self._staging_path, release=release)
 
     def _staging_path(self) -> Path:
         return self.root / f"{_STAGING}{uuid.uuid4().hex}"
@@ -287,14 +291,20 @@ class Registry:
             except OSError as error:  # it is in nobody's way
                 log.warning("%s cannot be removed: %s", path, error.strerror)
 
-    def _prune(self, serving: str) -> None:
+    def _prune(self) -> None:
+        for entry in self._named_as_versions():
+            if entry.is_symlink():
+                Path(entry).unlink()
+        try:
+            serving = self.current()
+        except NoModelError:
+            serving = ""
+        except RegistryError:  # nothing is removed while nobody knows what serves
+            return
         for version in self.versions()[VERSIONS_KEPT:]:
             if version != serving:
                 # Renamed in one step, then removed as a leftover: a version is complete or does not exist.
                 (self.root / version).rename(self._staging_path())
-        for entry in self._named_as_versions():
-            if entry.is_symlink():
-                Path(entry).unlink()
 
     @contextmanager
     def _write_lock(self) -> Iterator[None]:

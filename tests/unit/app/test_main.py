@@ -226,6 +226,16 @@ def test_models_lists_newest_first_and_which_one_serves(serving: TestClient, reg
     assert by_version[newer[1]]["accuracy"] is not None
 
 
+def test_models_says_which_version_waits(
+    client: TestClient, registry: Registry, trained: tuple[bytes, dict[str, Any]]
+) -> None:
+    waiting = registry.publish(*trained, activate=False)["version"]
+    listed = [(v["version"], v["serving"], v["waiting"]) for v in client.get("/models").json()]
+    assert listed == [(waiting, False, True)]
+    registry.activate(waiting)
+    assert client.get("/models").json()[0]["waiting"] is False
+
+
 def test_swagger_asks_no_other_server(serving: TestClient) -> None:
     page = serving.get("/").text
     own = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)

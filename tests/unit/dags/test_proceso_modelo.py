@@ -100,6 +100,7 @@ def test_the_trigger_form_describes_every_param(dag: Any) -> None:
         "min_accuracy": 0.9,
         "max_accuracy_drop": 0.02,
         "min_rows_share": 0.5,
+        "activate": True,
     }
     for name in dag.params:
         schema = dag.params.get_param(name).schema
@@ -110,7 +111,7 @@ def test_the_trigger_form_describes_every_param(dag: Any) -> None:
 def test_a_param_out_of_its_bounds_is_refused(dag: Any) -> None:
     for name, value in (
         ("csv_path", ""),
-        ("drop_foreign_tables", "yes"),
+        *(("drop_foreign_tables", "yes"), ("activate", 0)),
         *(("test_size", 0), ("test_size", 0.6)),
         ("random_state", -1),
         *(("n_estimators", 0), ("n_estimators", 1.5)),

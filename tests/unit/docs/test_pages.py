@@ -28,6 +28,8 @@ MADE = {
     "models/runs/",
 }
 MADE |= {"app.conf", "dags/loans.csv", "make_loans.py", "loans.csv"}
+MADE |= {"dags/retrain_weekly.py", "dags/retrain_on_new_file.py", "dags/incoming/"}
+MADE |= {"incoming/penguins.csv", "../models/incoming/penguins.csv"}
 
 
 def names(pages: list[Path]) -> list[str]:

@@ -153,6 +153,31 @@ def test_a_start_on_a_bad_version_serves_the_newest_good_one_and_says_so(
     assert server.refused.version == newest
 
 
+def test_a_version_that_waits_serves_only_once_it_is_activated(
+    server: ModelServer, registry: Registry, trained: tuple[bytes, dict[str, Any]]
+) -> None:
+    def hold_back() -> str:
+        return registry.publish(*trained, activate=False)["version"]
+
+    waiting = hold_back()
+    server.refresh()
+    with pytest.raises(ModelNotReadyError, match=f"registry activate {waiting}`"):
+        server.require()
+    bad = registry.publish(*trained)["version"]
+    spoil(registry, bad)
+    hold_back()
+    server.refresh()
+    with pytest.raises(ModelNotReadyError, match=bad):  # no other one was let serve
+        server.require()
+    registry.activate(waiting)
+    server.refresh()
+    assert server.require().version == waiting
+    restarted = ModelServer(registry, poll_seconds=1, retry_seconds=0.001)
+    registry._point_to(bad)
+    restarted.refresh()
+    assert restarted.require().version == waiting  # it has served
+
+
 def test_older_versions_are_not_tried_at_every_look(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,15 @@ def test_a_good_model_of_another_seed_and_split_is_not_worse(
     assert gate["comparison"]["rows"] == 342
 
 
+def test_a_version_that_waits_is_no_baseline(
+    registry: Registry, serving: dict[str, Any], trained: Trained, poor: bytes, unseen: Unseen, poor_unseen: Unseen
+) -> None:
+    registry.publish(poor, trained[1], predictions=poor_unseen.predictions.to_bytes(), activate=False)
+    baseline = compare_with_serving(registry, unseen)
+    assert baseline.version == serving["version"]
+    assert not gate_of(poor_unseen, registry, min_accuracy=0).passed
+
+
 def test_a_model_of_labels_a_tenth_of_which_are_random_is_worse(
     penguins_tables: Tables, registry: Registry, serving: dict[str, Any]
 ) -> None:

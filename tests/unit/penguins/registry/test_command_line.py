@@ -76,6 +76,25 @@ def test_list_prints_each_version_newest_first_with_a_star_on_the_serving_one(
     ]
 
 
+def test_list_marks_what_waits_and_activate_makes_it_serve(
+    registry: Registry, trained: Trained, publish: Publish, command: Command
+) -> None:
+    serving = publish()["version"]
+    waiting = registry.publish(*trained, activate=False)["version"]
+    assert [line[:2] for line in cells(command("list")[1])[1:]] == [["waiting", waiting], ["*", serving]]
+    assert command("activate", waiting) == (0, f"{waiting} serves now\n", "")
+    assert cells(command("list")[1])[1][:2] == ["*", waiting]
+
+
+def test_list_says_how_the_first_version_serves_if_it_waits(
+    registry: Registry, trained: Trained, command: Command
+) -> None:
+    waiting = registry.publish(*trained, activate=False)["version"]
+    code, output, errors = command("list")
+    assert (code, cells(output)[1][:2]) == (1, ["waiting", waiting])
+    assert f"`python -m penguins.registry activate {waiting}`" in errors
+
+
 def test_list_says_what_is_wrong_with_a_version_and_fails(
     registry: Registry, publish: Publish, command: Command
 ) -> None:
