@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from prometheus_client import CollectorRegistry, Gauge, Summary, start_http_serv
 
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE
-from support import ROOT, Service, free_port
+from support import ROOT, Service, dashboard_queries, free_port
 
 GOOD, BAD, UNKNOWN, MORE = 40, 10, 5, 3  # requests: predictions, refused ones, to no endpoint, and of each kind before
 WINDOW = "10m"  # longer than the test: what Grafana would fill in
@@ -91,7 +90,7 @@ def watched(
 
 def ask(prometheus: httpx2.Client, query: str) -> dict[str, float]:
     """Return the value of each series, by its labels' values."""
-    answer = prometheus.post("/api/v1/query", data={"query": query.replace("$__rate_interval", WINDOW)}).json()
+    answer = prometheus.post("/api/v1/query", data={"query": query}).json()
     assert answer["status"] == "success", (query, answer)
     series = answer["data"]["result"]
     return {" ".join(value for _, value in sorted(one["metric"].items())): float(one["value"][1]) for one in series}
@@ -105,12 +104,6 @@ def load(service: Service, good: int, bad: int, unknown: int) -> str:
     assert {service.client.post("/predict", json=refused).status_code for _ in range(bad)} == {422}
     assert {service.client.get("/nowhere").status_code for _ in range(unknown)} == {404}
     return answers[0].json()["species"]
-
-
-def queries() -> dict[tuple[str, str], str]:
-    """Return the dashboard's queries, by the panel's title and the legend."""
-    panels = json.loads((ROOT / "monitoring" / "dashboard.json").read_text())["panels"]
-    return {(p["title"], t["legendFormat"]): t["expr"] for p in panels for t in p.get("targets", [])}
 
 
 def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Service, httpx2.Client]) -> None:
@@ -166,7 +159,7 @@ def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Serv
     }
     latencies = [("Latency of /predict", legend) for legend in ("p50", "p95", "p99")]
 
-    asked = {name: ask(prometheus, query) for name, query in queries().items()}
+    asked = {name: ask(prometheus, query) for name, query in dashboard_queries(WINDOW).items()}
     assert asked.keys() == {*exact, *counted, *latencies}
     for name, expected in exact.items():
         assert asked[name] == expected, name

@@ -13,16 +13,11 @@ import pytest
 import yaml
 
 from monitoring.dashboard import DRIFTED, FILE, SOURCE, JSONEncoder, models, text
-from support import ROOT
+from support import ROOT, dashboard_queries
 
 DASHBOARD = json.loads(FILE.read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 SOURCES = yaml.safe_load((ROOT / "monitoring" / "grafana" / "datasources.yaml").read_text())["datasources"]
-
-
-def query(title: str, legend: str) -> str:
-    [found] = [t["expr"] for p in PANELS if p["title"] == title for t in p["targets"] if t["legendFormat"] == legend]
-    return found.replace("$__rate_interval", "1m")
 
 
 def test_the_file_is_what_the_code_makes() -> None:
@@ -72,7 +67,7 @@ SERIES = {
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: the package prometheus)")
 def test_runs_are_averaged_as_they_end_and_a_version_is_marked_when_it_begins(tmp_path: Path) -> None:
-    took = query("How long DAG runs took", "{{dag_id}} success")
+    took = dashboard_queries("1m")["How long DAG runs took", "{{dag_id}} success"]
     versions = DASHBOARD["annotations"]["list"][0]["expr"]
     assert DASHBOARD["annotations"]["list"][0]["step"] == "60s"
 
