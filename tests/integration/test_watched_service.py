@@ -120,18 +120,21 @@ def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Serv
         raise AssertionError((query, found))
 
     answered = "sum by (endpoint, status) (modelo_penguin_requests_total)"
-    before = {"/predict 200": MORE, "/predict 422": MORE, "other 404": MORE}
+    version = service.info()["version"]
+    once = {"/model-info 200": 1}
+    before = {"/predict 200": MORE, "/predict 422": MORE, "other 404": MORE} | once
     load(service, MORE, MORE, MORE)  # a rate needs a first count
     wait_until(answered, before)
     predicted = load(service, GOOD, BAD, UNKNOWN)
-    wait_until(answered, {"/predict 200": MORE + GOOD, "/predict 422": MORE + BAD, "other 404": MORE + UNKNOWN})
+    after = {"/predict 200": MORE + GOOD, "/predict 422": MORE + BAD, "other 404": MORE + UNKNOWN} | once
+    wait_until(answered, after)
     wait_until("sum by (job) (up)", {"airflow": 1, "modelo_penguin": 1})
     # A rate takes its slope to hold for up to 1.6 scrapes beyond those seen: with five, 40 % more than was counted.
     wait_until("min(count_over_time(modelo_penguin_requests_total[10m])) > bool 4", {"": 1})
 
     metrics = service.client.get("/metrics").text
     drift = dict(re.findall(r'^modelo_penguin_drift_psi\{feature="(\w+)"\} (\S+)$', metrics, re.MULTILINE))
-    version, accuracy = service.info()["version"], service.metric("modelo_penguin_model_accuracy")
+    accuracy = service.metric("modelo_penguin_model_accuracy")
     exact: dict[tuple[str, str], dict[str, float]] = {
         ("Replicas", "serve {{version}}"): {version: 1},
         ("Replicas", "answer Prometheus"): {"": 1},
@@ -153,7 +156,7 @@ def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Serv
         ("How long DAG runs took", "{{dag_id}} failed"): {"modelo_penguin": 5},
     }
     counted = {
-        ("Requests", "{{endpoint}}"): {"/predict": GOOD + BAD, "other": UNKNOWN},
+        ("Requests", "{{endpoint}}"): {"/predict": GOOD + BAD, "other": UNKNOWN, "/model-info": 0},
         ("Errors", "{{endpoint}} {{status}}"): {"/predict 422": BAD, "other 404": UNKNOWN},
         ("Predictions by class", "{{class}}"): dict.fromkeys(("Adelie", "Chinstrap", "Gentoo"), 0) | {predicted: GOOD},
     }
