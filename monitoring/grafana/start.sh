@@ -19,5 +19,7 @@ if [ -z "${GRAFANA_PASSWORD:-}" ]; then
   fi
 fi
 
-export GF_SECURITY_ADMIN_PASSWORD="$GRAFANA_PASSWORD" GF_AUTH_ANONYMOUS_ENABLED=$anonymous
+# The default of this key is public as well.
+GF_SECURITY_SECRET_KEY=$(head -c 24 /dev/urandom | base64)
+export GF_SECURITY_SECRET_KEY GF_SECURITY_ADMIN_PASSWORD="$GRAFANA_PASSWORD" GF_AUTH_ANONYMOUS_ENABLED=$anonymous
 exec "$@"

@@ -30,8 +30,9 @@ def test_without_a_password_one_looks_from_this_machine_alone_and_nobody_is_admi
     assert is_loopback(address) == (address in HERE)
     (given, said), (again, _) = (start(BIND_ADDRESS=address) for _ in range(2))
     assert given["GF_AUTH_ANONYMOUS_ENABLED"] == str(address in HERE).lower()
-    assert len(given["GF_SECURITY_ADMIN_PASSWORD"]) >= 32
-    assert given["GF_SECURITY_ADMIN_PASSWORD"] != again["GF_SECURITY_ADMIN_PASSWORD"]
+    for secret in ("GF_SECURITY_ADMIN_PASSWORD", "GF_SECURITY_SECRET_KEY"):
+        assert len(given[secret]) >= 32
+        assert given[secret] != again[secret]
     assert ("Set GRAFANA_PASSWORD in .env" in said) == (address in ELSEWHERE)
     assert given["GF_SECURITY_ADMIN_PASSWORD"] not in said
 
