@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from support import copy_project, free_port
+from support import ROOT, copy_project, free_port
 
 LONG_LIVED = (
     *("postgres", "mysql", "airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
@@ -46,12 +46,14 @@ class Stack:
         wanted = (8080, 8989, 5555) if tutorial_ports else (0, 0, 0)
         self.airflow_url, self.api_url, self.flower_url = (f"http://localhost:{free_port(p)}" for p in wanted)
         ports = [url.rpartition(":")[2] for url in (self.airflow_url, self.api_url, self.flower_url)]
+        self.prometheus_port = free_port()
         self.env = os.environ | {
             # A user of one's own keeps what is written removable; root's would not fit the image.
             "AIRFLOW_UID": str(os.getuid() or uid),
             "AIRFLOW_PORT": ports[0],
             "API_PORT": ports[1],
             "FLOWER_PORT": ports[2],
+            "PROMETHEUS_PORT": str(self.prometheus_port),
             "COMPOSE_PROJECT_NAME": self.project,
         }
         self.api = httpx2.Client(base_url=self.api_url, timeout=30)
@@ -78,6 +80,9 @@ class Stack:
             self.compose("up", "--build", "--detach", "--wait", *arguments)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.compose('logs', '--tail', '40', check=False)}") from None
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        return json.loads(self.compose("config", "--format", "json"))["services"]
 
     def remove(self) -> None:
         self.compose(
@@ -191,6 +196,16 @@ class Stack:
 
     def raw_rows(self) -> int:
         return int(self.mysql("SELECT COUNT(*) FROM mydatabase.penguins_raw"))
+
+
+def provide_image(image: str) -> None:
+    """Pull an image that is not here. Where its registry cannot be reached, build the stand-in of its name."""
+    folder = ROOT / "tests" / "e2e" / "stand_ins" / image.rpartition("/")[2].partition(":")[0]
+    for command in (["image", "inspect", image], ["pull", image], ["build", "--tag", image, str(folder)]):
+        done = subprocess.run(["docker", *command], check=False, capture_output=True, text=True, timeout=600)
+        if done.returncode == 0:
+            return
+    raise AssertionError(f"{image} can be neither pulled nor built: {done.stderr}")
 
 
 def docker(*arguments: str) -> str:

@@ -40,6 +40,13 @@ def code_blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
+def dashboard_queries(window: str) -> dict[tuple[str, str], str]:
+    """Return the dashboard's queries with this $__rate_interval, by the panel's title and the legend."""
+    panels = json.loads((ROOT / "monitoring" / "dashboard.json").read_text(encoding="utf-8"))["panels"]
+    targets = [(panel["title"], target) for panel in panels for target in panel.get("targets", [])]
+    return {(title, t["legendFormat"]): t["expr"].replace("$__rate_interval", window) for title, t in targets}
+
+
 def declare(root: Path, declaration: str) -> None:
     """Put a declaration between the two lines of dashes of a copy's schema.py."""
     path = root / "plugins" / "penguins" / "schema.py"

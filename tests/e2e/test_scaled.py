@@ -1,4 +1,5 @@
-"""The overlays for more than one machine's worth: trees on Dask workers, and API replicas behind one address.
+"""The overlays for more than one machine's worth: trees on Dask workers, and API replicas behind one address, all of
+them watched by Prometheus.
 
 The tests build on each other, in the order of the file.
 """
@@ -6,6 +7,7 @@ The tests build on each other, in the order of the file.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 from collections import Counter
@@ -17,8 +19,8 @@ import httpx2
 import pytest
 
 from penguins.schema import CSV_NAME, EXAMPLE
-from stack import Stack, docker
-from support import ROOT
+from stack import Stack, docker, provide_image
+from support import ROOT, dashboard_queries
 
 WORKERS = REPLICAS = 3
 DASK = "tcp://dask-scheduler:8786"
@@ -40,13 +42,21 @@ while True:
     assert time.monotonic() < deadline, now
 print(json.dumps(now))
 """
+FILES = [f"--file=docker-compose{name}.yaml" for name in ("", ".dask", ".celery", ".replicas", ".monitoring")]
 
 
 @pytest.fixture(scope="module")
 def scaled() -> Iterator[Stack]:
-    stack = Stack("penguin-scaled", "docker-compose.dask.yaml", "docker-compose.replicas.yaml")
+    overlays = [f"docker-compose.{name}.yaml" for name in ("monitoring", "dask", "replicas")]
+    stack = Stack("penguin-scaled", *overlays)
     try:
-        stack.up("--scale", f"api={REPLICAS}", "--scale", f"dask-worker={WORKERS}")
+        scraping = stack.folder / "monitoring" / "prometheus.yml"
+        scraping.write_text(scraping.read_text().replace("15s", "1s"))  # or the tests would wait for it
+        services = stack.services()
+        del services["grafana"]  # there is no stand-in for it
+        for name in ("prometheus", "statsd"):
+            provide_image(services[name]["image"])
+        stack.up("--scale", f"api={REPLICAS}", "--scale", f"dask-worker={WORKERS}", *services)
         yield stack
     finally:
         stack.remove()
@@ -57,6 +67,13 @@ def first_version(scaled: Stack) -> str:
     run_id = scaled.trigger()
     assert scaled.wait_for_run(run_id) == "success", scaled.task_log(run_id, "train", 1)
     return scaled.wait_served(run_id)["version"]
+
+
+def configured(*files: str) -> dict[str, dict[str, Any]]:
+    """Return the services that compose makes of these files."""
+    command = ["docker", "compose", "--project-name=x", *files, "config", "--format=json"]
+    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    return json.loads(run.stdout)["services"]
 
 
 def batches(stack: Stack, before: dict[str, int] | None = None) -> dict[str, int]:
@@ -78,10 +95,11 @@ def wait_all_serve(stack: Stack, version: str, replicas: int = REPLICAS) -> None
     stack.wait_until(f"{replicas} replicas serve {version}", all_do, 60)
 
 
-def test_only_the_load_balancer_has_a_port_and_a_dask_worker_has_no_secret(scaled: Stack) -> None:
+def test_only_the_load_balancer_and_prometheus_have_a_port_and_a_dask_worker_has_no_secret(scaled: Stack) -> None:
     containers = scaled.containers()
-    for service in ("api", "dask-scheduler", "dask-worker"):
+    for service in ("api", "dask-scheduler", "dask-worker", "statsd"):
         assert not containers[service]["HostConfig"]["PortBindings"], service
+    assert containers["prometheus"]["HostConfig"]["PortBindings"]["9090/tcp"][0]["HostIp"] == "127.0.0.1"
     assert containers["load-balancer"]["HostConfig"]["PortBindings"]["8989/tcp"][0]["HostIp"] == "127.0.0.1"
     for service in ("dask-scheduler", "dask-worker"):
         assert not [m for m in containers[service]["Mounts"] if m["Destination"].startswith("/opt/airflow")], service
@@ -90,12 +108,13 @@ def test_only_the_load_balancer_has_a_port_and_a_dask_worker_has_no_secret(scale
 
 def test_what_could_run_others_code_reaches_nothing_but_its_own(scaled: Stack) -> None:
     ports = {"postgres": 5432, "mysql": 3306, "airflow-apiserver": 8080, "dask-scheduler": 8786, "load-balancer": 8989}
+    ports |= {"prometheus": 9090, "statsd": 9102}
     expected = {
         "dask-worker": {"dask-scheduler"},
         "dask-scheduler": set(),
-        "api": {"load-balancer"},
-        "load-balancer": {"api"},
-        "airflow-scheduler": {"postgres", "mysql", "airflow-apiserver", "dask-scheduler"},
+        "api": {"load-balancer", "prometheus"},
+        "load-balancer": {"api", "prometheus"},
+        "airflow-scheduler": {"postgres", "mysql", "airflow-apiserver", "dask-scheduler", "statsd"},
     }
     assert scaled.reached(expected, {**ports, "api": 8989}) == expected
 
@@ -165,15 +184,46 @@ def test_a_killed_replica_costs_no_answer_that_had_not_begun_and_another_number_
     assert set(answers) == {200}
 
 
+def test_prometheus_sees_every_replica_the_rules_and_the_runs_that_ended(scaled: Stack, first_version: str) -> None:
+    def ask(query: str) -> dict[str, float]:
+        answer = prometheus.get("/api/v1/query", params={"query": query}).raise_for_status().json()
+        return {" ".join(one["metric"].values()): float(one["value"][1]) for one in answer["data"]["result"]}
+
+    queries = dashboard_queries("1h")  # longer than the stack is there
+    listed = scaled.airflow().get("dags/modelo_penguin/dagRuns").raise_for_status().json()["dag_runs"]
+    took = [run["duration"] for run in listed if run["state"] == "success"]
+    with httpx2.Client(base_url=f"http://127.0.0.1:{scaled.prometheus_port}", timeout=60) as prometheus:
+        replicas = {"": REPLICAS + 1}  # as the test before left them
+        scaled.wait_until("all replicas are up", lambda: ask('count(up{job="modelo_penguin"} == 1)') == replicas)
+        scaled.wait_until("none is down", lambda: ask('count(up{job="modelo_penguin"})') == replicas)
+        serving = queries["Replicas", "serve {{version}}"]
+        scaled.wait_until("all serve the version", lambda: ask(serving) == {first_version: REPLICAS + 1})
+
+        ended = queries["DAG runs that ended", "{{dag_id}} success"]
+        scaled.wait_until("a run has ended", lambda: bool(ask(ended)))
+        assert 1 <= ask(ended)["modelo_penguin"] <= len(took)  # a datagram may get lost
+        [mean] = ask(queries["How long DAG runs took", "{{dag_id}} success"]).values()
+        assert min(took) - 1 <= mean <= max(took) + 1
+
+        rules = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "docs" / "prometheus-rules.yml").read_text())
+    assert {rule["name"] for group in rules for rule in group["rules"]} == set(alerts)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (0, 3, 2, 1, 4), (0, 4), (0, 4, 3, 1, 2)])
+def test_prometheus_meets_the_api_and_statsd_with_any_overlays(order: tuple[int, ...]) -> None:
+    found = configured(*(FILES[number] for number in order))
+    networks = {name: set(service["networks"]) for name, service in found.items()}
+    assert networks["prometheus"] & networks["api"]
+    assert networks["prometheus"] & networks["statsd"] & networks["grafana"] == {"metrics"}
+    for name in ("airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"):
+        assert networks[name] & networks["statsd"] == {"statsd"}
+        assert not networks[name] & networks["prometheus"]
+        assert found[name]["environment"]["AIRFLOW__METRICS__STATSD_HOST"] == "statsd"
+
+
 def test_celery_workers_know_the_cluster_too() -> None:
-    files = [f"--file=docker-compose{name}.yaml" for name in ("", ".dask", ".celery", ".replicas")]
-
-    def services(*chosen: str) -> dict[str, dict[str, Any]]:
-        command = ["docker", "compose", "--project-name=x", *chosen, "config", "--format=json"]
-        run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
-        return json.loads(run.stdout)["services"]
-
     for service in ("airflow-scheduler", "airflow-worker"):
-        assert services(*files)[service]["environment"]["TRAIN_CLUSTER"] == DASK
-        assert "TRAIN_CLUSTER" not in services(files[0], files[2])[service]["environment"]
-    assert "airflow-worker" not in services(*files[:2])
+        assert configured(*FILES[:4])[service]["environment"]["TRAIN_CLUSTER"] == DASK
+        assert "TRAIN_CLUSTER" not in configured(FILES[0], FILES[2])[service]["environment"]
+    assert "airflow-worker" not in configured(*FILES[:2])
