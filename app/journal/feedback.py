@@ -95,8 +95,8 @@ async def feedback(given: ONE_OR_MORE, request: Request) -> Results:
     if not isinstance(given, list) and not rows:
         raise UnknownIdError(
             f"no prediction in the journal has the id {truths[0][0]!r}. It is the X-Request-ID of the answer, in a "
-            f"batch followed by / and the row, from 0. Rows appear within a second, and are kept for {journal.bounds.days} "
-            f"days, or until there are more than {journal.bounds.max_bytes >> 20} MiB"
+            "batch followed by / and the row, from 0. Rows appear within a second, and are kept for "
+            f"{journal.bounds.days} days, or until there are more than {journal.bounds.max_bytes >> 20} MiB"
         )
     return Results(results=await anyio.to_thread.run_sync(_keep, journal, truths, rows))
 

@@ -119,7 +119,7 @@ class Appender:
             self._size += len(content)
 
     def close_if_over(self) -> None:
-        """Close a file of yesterday, or one that was deleted."""
+        """Close a file of yesterday, or one that was deleted or replaced."""
         with self._lock:
             self._close_if_over(0)
 
@@ -145,8 +145,8 @@ class Appender:
 
     def _is_gone(self, file: int) -> bool:
         try:
-            return os.fstat(file).st_nlink == 0
-        except OSError:  # of a network volume, for example, that was mounted again
+            return os.fstat(file).st_ino != self._path.stat().st_ino
+        except OSError:  # deleted, or on a network volume that was mounted again
             return True
 
     def _take_back(self, file: int) -> None:
