@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from penguins.schema import CSV_NAME, EXAMPLE
+from penguins.schema import CSV_NAME, EXAMPLE, TARGET
 from stack import Stack, docker
 from support import ROOT
 
@@ -44,7 +44,7 @@ print(json.dumps(now))
 
 @pytest.fixture(scope="module")
 def scaled() -> Iterator[Stack]:
-    stack = Stack("penguin-scaled", "docker-compose.dask.yaml", "docker-compose.replicas.yaml")
+    stack = Stack("penguin-scaled", *(f"docker-compose.{name}.yaml" for name in ("dask", "replicas", "journal")))
     try:
         stack.up("--scale", f"api={REPLICAS}", "--scale", f"dask-worker={WORKERS}")
         yield stack
@@ -130,6 +130,25 @@ def test_every_replica_takes_a_version_over_and_goes_back(scaled: Stack, first_v
     command = ("python", "-m", "penguins.registry", "activate", first_version)
     scaled.compose("exec", "-T", "airflow-scheduler", *command)
     wait_all_serve(scaled, first_version)
+
+
+def test_any_replica_is_told_the_truth_and_all_know_it(scaled: Stack, first_version: str) -> None:
+    wait_all_serve(scaled, first_version)
+    ids = [f"truth-{number}" for number in range(2 * REPLICAS)]
+    for name in ids:  # which the load balancer deals out
+        answer = scaled.api.post("/predict", json=EXAMPLE, headers={"X-Request-ID": name})
+        assert answer.raise_for_status().headers["X-Request-ID"] == name
+    told = scaled.api.post("/feedback", json=[{"id": name, TARGET.name: TARGET.example} for name in ids])
+    assert [result["outcome"] for result in told.raise_for_status().json()["results"]] == ["new"] * len(ids)
+    known: dict[str, bool] = {}
+    while len(known) < REPLICAS:
+        answer = scaled.api.get("/metrics")
+        known[answer.headers["x-served-by"]] = "modelo_penguin_feedback_labels 6.0\n" in answer.text
+    assert all(known.values())
+    # Airflow's user reads what the API's wrote, and cannot change it.
+    export = ("exec", "-T", "airflow-scheduler", "python", "-m", "penguins.journal", "export")
+    assert f"{len(ids)} predictions whose truth is known" in scaled.compose(*export)
+    assert "Read-only file system" in scaled.compose(*export[:3], "touch", "/journal/x", check=False)
 
 
 def test_a_killed_replica_costs_no_answer_that_had_not_begun_and_another_number_is_picked_up(

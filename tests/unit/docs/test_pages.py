@@ -27,6 +27,7 @@ MADE = {
     "models/<version>/",
     "models/runs/",
 }
+MADE |= {"predictions-<time>-<random>.csv", "feedback-<time>-<random>.csv", "/opt/airflow/dags/labelled.csv"}
 MADE |= {"app.conf", "dags/loans.csv", "make_loans.py", "loans.csv"}
 
 
