@@ -16,7 +16,7 @@ import pytest
 
 import app.journal.journal
 import app.journal.writer
-from app.journal.journal import Journal
+from app.journal.journal import ROWS_AT_ONCE, Journal
 from app.journal.writer import Appender, Bounds, Folder, FolderError, prepare
 from app.monitoring.counts import Recorder
 from penguins.inference import Prediction
@@ -142,11 +142,11 @@ def test_where_not_even_a_header_fits_no_files_pile_up(
 def test_a_queue_that_nobody_empties_is_bounded(
     journal: Journal, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.journal.journal, "MOST_ROWS", 4)
-    note(journal, 6)
-    assert counted(recorder) == (0, 2)
+    monkeypatch.setattr(app.journal.journal, "MOST_PIECES", 2)
+    note(journal, 2 * ROWS_AT_ONCE + 3)
+    assert counted(recorder) == (0, 3)
     journal.flush()
-    assert counted(recorder) == (4, 2)
+    assert counted(recorder) == (2 * ROWS_AT_ONCE, 3)
 
 
 def test_the_thread_writes_and_the_end_of_the_service_loses_nothing(
