@@ -9,6 +9,7 @@ from time import time_ns
 from typing import Annotated, Any, Literal
 
 import anyio
+from anyio import sleep
 from fastapi import APIRouter, Body, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
@@ -116,7 +117,7 @@ async def _find(journal: Journal, ids: set[str]) -> dict[str, Row]:
     await anyio.to_thread.run_sync(journal.flush)
     rows = await anyio.to_thread.run_sync(journal.lookup.find, ids)
     if missing := ids - rows.keys():
-        await anyio.sleep(SECONDS_TO_WAIT)
+        await sleep(SECONDS_TO_WAIT)
         rows |= await anyio.to_thread.run_sync(journal.lookup.find, missing)
     return rows
 

@@ -138,13 +138,16 @@ def test_any_replica_is_told_the_truth_and_all_know_it(scaled: Stack, first_vers
     for name in ids:  # which the load balancer deals out
         answer = scaled.api.post("/predict", json=EXAMPLE, headers={"X-Request-ID": name})
         assert answer.raise_for_status().headers["X-Request-ID"] == name
-    told = scaled.api.post("/feedback", json=[{"id": name, TARGET.name: TARGET.example} for name in ids])
-    assert [result["outcome"] for result in told.raise_for_status().json()["results"]] == ["new"] * len(ids)
-    known: dict[str, bool] = {}
-    while len(known) < REPLICAS:
-        answer = scaled.api.get("/metrics")
-        known[answer.headers["x-served-by"]] = "modelo_penguin_feedback_labels 6.0\n" in answer.text
-    assert all(known.values())
+    labels = [{"id": name, TARGET.name: TARGET.example} for name in ids]
+
+    def told() -> bool:
+        results = scaled.api.post("/feedback", json=labels).raise_for_status().json()["results"]
+        return "unknown" not in {result["outcome"] for result in results}
+
+    scaled.wait_until("the replicas have written their predictions", told, 60)
+    answers = [scaled.api.get("/metrics") for _ in range(30)]
+    known = {a.headers["x-served-by"]: "modelo_penguin_feedback_labels 6.0\n" in a.text for a in answers}
+    assert list(known.values()) == [True] * REPLICAS
     # Airflow's user reads what the API's wrote, and cannot change it.
     export = ("exec", "-T", "airflow-scheduler", "python", "-m", "penguins.journal", "export")
     assert f"{len(ids)} predictions whose truth is known" in scaled.compose(*export)

@@ -193,8 +193,15 @@ def test_what_is_no_feedback_is_refused_and_nothing_kept(
     assert files(folder, FEEDBACK) == []
 
 
-def test_replicas_know_each_others_predictions_and_say_the_same(published: Registry, folder: Path) -> None:
+def test_replicas_know_each_others_predictions_and_say_the_same(
+    published: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with service(published, folder) as one, service(published, folder) as other:
+
+        async def written_meanwhile(_: float) -> None:
+            one.app.state.journal.flush()  # type: ignore[attr-defined]
+
+        monkeypatch.setattr(app.journal.feedback, "sleep", written_meanwhile)
         for number in range(3):
             predict(one, f"{number}")
         # The other replica may not have written yet: feedback waits for it.
