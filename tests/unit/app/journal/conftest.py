@@ -1,15 +1,25 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+import app.journal.writer
 from penguins.journal.files import files, pieces, rows_of
 
 ReadRows = Callable[[str], list[list[str]]]
+
+
+@pytest.fixture(autouse=True)
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test meets midnight, when files change."""
+    day = 86_400 * 10**9
+    today_at_noon = time.time_ns() // day * day + day // 2
+    monkeypatch.setattr(app.journal.writer, "time_ns", lambda: today_at_noon)
 
 
 @pytest.fixture

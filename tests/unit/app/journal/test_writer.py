@@ -211,7 +211,7 @@ def test_files_go_when_their_last_line_is_too_old_but_not_the_one_in_use(folder:
     note(journal)
     journal.flush()
     (own,) = files(folder, PREDICTIONS)
-    for file, days in ((old, 30.1), (young, 29.9), (other, 99), (own, 99)):
+    for file, days in ((old, 31), (young, 29), (other, 99), (own, 99)):
         file.touch()
         os.utime(file, (time.time() - days * DAY,) * 2)
     Folder(folder, MONTH).tidy()  # of another process, for which none is in use
