@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import SHARED_FOLDER
+from app.journal.writer import FolderError, prepare
 from app.main import create_app
 from app.monitoring.port import bound_socket
 from app.settings import Settings
@@ -40,8 +41,12 @@ def check(settings: Settings) -> None:
             sys.exit(f"API_METRICS_PORT and API_PORT are both {settings.port}; choose two different ones")
         if settings.metrics_port:
             bound_socket(settings.host, settings.metrics_port, shared=False).close()
+        if settings.journal_dir:
+            prepare(settings.journal_dir)
     except KeysError as error:
         sys.exit(f"the service does not start without its lock: {error}")
+    except FolderError as error:
+        sys.exit(str(error))
     except OSError as error:
         sys.exit(f"API_METRICS_PORT is {settings.metrics_port}, which cannot be used: {error.strerror}")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.journal.journal import Journal, Note
 from app.serving.model_server import ModelServer, Served
 
 
@@ -18,5 +19,11 @@ async def _served(request: Request) -> Served:
     return request.app.state.model_server.require()
 
 
+async def _note(request: Request) -> Note | None:
+    journal: Journal | None = request.app.state.journal
+    return journal.note(request.scope["headers"]) if journal else None
+
+
 CurrentServer = Annotated[ModelServer, Depends(_model_server)]
 CurrentModel = Annotated[Served, Depends(_served)]
+CurrentNote = Annotated[Note | None, Depends(_note)]

@@ -7,16 +7,19 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Body, FastAPI, Path, Query
+from fastapi import APIRouter, Body, FastAPI, Path, Query, Response
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.responses import HTMLResponse, PlainTextResponse
 
 from app.access import Keys, RequireKey, locked
-from app.dependencies import CurrentModel, CurrentServer
+from app.dependencies import CurrentModel, CurrentNote, CurrentServer
 from app.errors import BodyLimit, NoReportError, add_error_handlers
 from app.form.page import add_form
 from app.inference_protocol import routes as inference_protocol
+from app.journal.feedback import routes as feedback
+from app.journal.journal import Journal
+from app.journal.metrics import FeedbackMetrics
 from app.monitoring.metrics import Metrics
 from app.monitoring.port import MetricsPort, metrics_text
 from app.monitoring.requests import CountRequests
@@ -75,9 +78,12 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     )
 
     keys = Keys(settings.keys_file) if settings.keys_file else None
-    metrics = Metrics(server, by_key=keys is not None)
+    journal = Journal.of(settings, server.recorder)
+    metrics = Metrics(server, by_key=keys is not None, journal=journal is not None)
+    if journal:
+        metrics.registry.register(FeedbackMetrics(journal.labels, server))
     port = MetricsPort.of(metrics, settings)
-    parts: list[Any] = [part for part in (server, metrics, keys, port) if part]
+    parts: list[Any] = [part for part in (server, metrics, keys, journal, port) if part]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -96,14 +102,15 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,  # a generated client's functions are called so
     )
-    app.state.model_server, app.state.metrics = server, metrics
+    app.state.model_server, app.state.metrics, app.state.journal = server, metrics, journal
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
     if keys:
         app.add_middleware(RequireKey, keys=keys)
     routes = APIRouter()
     _add_routes(routes)
-    app.include_router(routes, **locked(keys, Problem))
+    for router in (routes, feedback):
+        app.include_router(router, **locked(keys, Problem))
     inference_protocol.add_routes(app, keys)
     _add_open_routes(app, metrics=not port)
     add_form(app, max_body_bytes=settings.max_body_bytes)
@@ -115,7 +122,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         excluded=[path for path, health in is_health.items() if health],
     )
     # In front of all middleware, Starlette's own included: together they cost as much as a prediction.
-    app.middleware_stack = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes, keys)
+    app.middleware_stack = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes, keys, journal)
     return app
 
 
@@ -150,20 +157,34 @@ def _add_routes(app: APIRouter) -> None:
         return _report(server.registry, served.version)
 
     @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
-    async def predict(record: ExampleRecord, served: CurrentModel) -> dict[str, Any]:
+    async def predict(
+        record: ExampleRecord, served: CurrentModel, note: CurrentNote, response: Response
+    ) -> dict[str, Any]:
         """Predict one record. Missing values are null, but at least one measurement is required."""
+        if note:
+            note.echo(response)
         if served.fallback:  # takes milliseconds, which would block the event loop
-            return await anyio.to_thread.run_sync(served.answer, record)
-        return served.answer(record)
+            return await anyio.to_thread.run_sync(served.answer, record, note)
+        return served.answer(record, note)
 
     @app.post(
         "/predict/batch", tags=["predict"], response_model=BatchPrediction, responses={**NOT_READY, **BODY_ERRORS}
     )
     async def predict_batch(
-        batch: ExampleBatch, served: CurrentModel, server: CurrentServer, counted: Counted = True
+        batch: ExampleBatch,
+        served: CurrentModel,
+        server: CurrentServer,
+        note: CurrentNote,
+        response: Response,
+        counted: Counted = True,
     ) -> dict[str, Any]:
         """Predict up to 10,000 records, in order, all with the same version."""
-        return await anyio.to_thread.run_sync(served.answer_batch, batch.records, counted, limiter=server.batches)
+        if note and counted:
+            note.echo(response)
+        noted = note if counted else None
+        return await anyio.to_thread.run_sync(
+            served.answer_batch, batch.records, counted, noted, limiter=server.batches
+        )
 
 
 def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:

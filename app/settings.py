@@ -20,4 +20,7 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(10, gt=0, description="Seconds between retries of a rejected version.")
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="Largest request body, in bytes: 10,000 records fit.")
     keys_file: Path | None = Field(None, description="The file of the API keys. Without one, no key is asked for.")
+    journal_dir: Path | None = Field(None, description="Folder of the journal. Without one, no prediction is kept.")
+    journal_days: int = Field(30, ge=1, description="Days for which the journal's files are kept.")
+    journal_mb: int = Field(256, ge=1, description="MiB that they may have together. The oldest go first.")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Port of /metrics, if not that of all else.")

@@ -42,6 +42,7 @@ VENVS = ROOT / ".local" / "bench"
 # The names of the results.
 OURS = "POST /predict"
 WITH_KEY = f"{OURS}, with a key"
+WITH_JOURNAL = f"{OURS}, with a journal"
 EMPTY = "an empty FastAPI endpoint"
 TUTORIAL = "the tutorials' endpoint"
 RAW = "a constant in raw ASGI"
@@ -110,12 +111,14 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
     results["start"] = _starts(service)
     with ExitStack() as stack:
         locked, key = _locked(env, folder)
-        for server in (service, locked):
+        noting = _noting(env, folder)
+        for server in (service, locked, noting):
             server.start()
             stack.callback(server.stop)
         contenders = [
             Contender(OURS, service, one),
             Contender(WITH_KEY, locked, one, key=key),
+            Contender(WITH_JOURNAL, noting, one),
             Contender(f"{OURS}, ordinary route", service, one, ORDINARY),
         ]
         for name, label in {
@@ -137,7 +140,8 @@ def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, A
         for contender in contenders:
             _check(contender)
         results["predict"] = _alternate(contenders, say)
-        locked.stop()  # it has the same registry, and would open each version as well
+        for other in (locked, noting):  # they have the same registry, and would open each version as well
+            other.stop()
         tutorial = next(c.server for c in contenders if c.label == TUTORIAL)
         results["batch"] = _batches(service, tutorial, many, say)
         results["beside"] = _beside_batches(service, one, many, say)
@@ -164,6 +168,10 @@ def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
         ),
         "requests/s, with an API key ÷ without": (
             predict[WITH_KEY]["per_second"] / predict[OURS]["per_second"],
+            "at least 0.9",
+        ),
+        "requests/s, with a journal ÷ without": (
+            predict[WITH_JOURNAL]["per_second"] / predict[OURS]["per_second"],
             "at least 0.9",
         ),
         "rows/s, POST /predict/batch of 10,000 ÷ the DataFrame way": (rows[0] / rows[1], "at least 4"),
@@ -233,6 +241,13 @@ def _locked(env: dict[str, str], folder: Path) -> tuple[Server, str]:
     locked = _service({**env, "API_KEYS_FILE": str(folder / "api_keys")}, folder)
     locked.log = folder / "locked.log"
     return locked, key
+
+
+def _noting(env: dict[str, str], folder: Path) -> Server:
+    """Return the service with a journal."""
+    noting = _service({**env, "API_JOURNAL_DIR": str(folder / "journal")}, folder)
+    noting.log = folder / "noting.log"
+    return noting
 
 
 def _uvicorn(name: str, env: dict[str, str], folder: Path) -> Server:

@@ -25,5 +25,10 @@ chmod 755 .local
 find logs models ! -user "$AIRFLOW_UID" -exec chown "$AIRFLOW_UID:0" {} +
 chmod u+rwx,go+rx logs models
 
+# With docker-compose.journal.yaml: the API writes, and Airflow's group, which new files get as well, may read.
+if [[ -d /journal ]]; then
+  chown "$API_GID:0" /journal && chmod 2750 /journal
+fi
+
 umask 022
 exec setpriv --reuid="$AIRFLOW_UID" --regid=0 --clear-groups env HOME=/home/airflow python config/init_airflow.py

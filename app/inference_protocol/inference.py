@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -12,6 +12,9 @@ from app.inference_protocol.messages import InferenceRequest
 from app.inference_protocol.tensors import InferenceError, outputs_of, records_of, requested_outputs
 from app.schemas import Record
 from app.serving.model_server import Served
+
+if TYPE_CHECKING:
+    from app.journal.journal import Note
 
 MODEL = "modelo_penguin"
 ERRORS_SHOWN = 10
@@ -27,7 +30,7 @@ class Answer(NamedTuple):
     json_bytes: int | None
 
 
-def answer(body: bytes, json_bytes: str | None, served: Served) -> Answer:
+def answer(body: bytes, json_bytes: str | None, served: Served, note: Note | None) -> Answer:
     """Predict what a request asks for. Nothing is counted until all of it turned out to be valid.
 
     Parameters
@@ -36,6 +39,8 @@ def answer(body: bytes, json_bytes: str | None, served: Served) -> Answer:
     json_bytes : str, optional
         The header Inference-Header-Content-Length: the length of the JSON, behind which tensors come as bytes.
     served : Served
+    note : Note, optional
+        Where the journal notes the rows.
 
     Raises
     ------
@@ -52,7 +57,8 @@ def answer(body: bytes, json_bytes: str | None, served: Served) -> Answer:
     records = _validated(records_of(request.inputs, behind))
     predictions: list[dict[str, Any]] = []
     for start in range(0, len(records), PIECE):
-        predictions += served.answer_batch(records[start : start + PIECE])["predictions"]
+        piece = records[start : start + PIECE]
+        predictions += served.answer_batch(piece, note=note, first=start)["predictions"]
     outputs, contents = zip(*outputs_of(predictions, requested), strict=True)
     echoed = {name: value for name in ("id", "parameters") if (value := getattr(request, name)) is not None}
     answered = {"model_name": MODEL, "model_version": served.version, **echoed, "outputs": outputs}

@@ -8,7 +8,7 @@ import anyio
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 
 from app.access import Keys, locked
-from app.dependencies import CurrentModel, CurrentServer
+from app.dependencies import CurrentModel, CurrentNote, CurrentServer
 from app.errors import ServiceError
 from app.inference_protocol.inference import MODEL, answer
 from app.inference_protocol.messages import (
@@ -141,16 +141,20 @@ async def model_ready(_: CurrentModel) -> ModelReady:
     responses=NOT_READY | BAD_REQUEST,
     openapi_extra=REQUEST_BODY,
 )
-async def infer(request: Request, served: CurrentModel, server: CurrentServer) -> Response:
+async def infer(request: Request, served: CurrentModel, server: CurrentServer, note: CurrentNote) -> Response:
     """Predict up to 10,000 rows, a tensor for each column; in bytes behind the JSON as well."""
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
         raise InferenceError(f"the body is in {encoding[:20]!r}; send it without compression")
     body, header = await request.body(), request.headers.get(_LENGTH)
-    answered = await anyio.to_thread.run_sync(answer, body, header, served, limiter=server.batches)
+    answered = await anyio.to_thread.run_sync(answer, body, header, served, note, limiter=server.batches)
     if answered.json_bytes is None:
-        return Response(answered.body, media_type="application/json")
-    headers = {_LENGTH: str(answered.json_bytes)}
-    return Response(answered.body, media_type="application/octet-stream", headers=headers)
+        response = Response(answered.body, media_type="application/json")
+    else:
+        headers = {_LENGTH: str(answered.json_bytes)}
+        response = Response(answered.body, media_type="application/octet-stream", headers=headers)
+    if note:
+        note.echo(response)
+    return response
 
 
 def add_routes(app: FastAPI, keys: Keys | None) -> None:

@@ -37,6 +37,8 @@ class Counts:
     loads: int = 0
     rejections: int = 0
     looks_given_up: int = 0
+    journal_rows: int = 0
+    journal_rows_lost: int = 0
     # The rows that `version` predicted, by feature and bin.
     version: str | None = None
     drift: dict[str, list[int]] = field(default_factory=dict)
@@ -48,6 +50,8 @@ class Counts:
         self.loads += other.loads
         self.rejections += other.rejections
         self.looks_given_up += other.looks_given_up
+        self.journal_rows += other.journal_rows
+        self.journal_rows_lost += other.journal_rows_lost
         if self.version == other.version:
             self.drift = {name: add_up(counts, other.drift[name]) for name, counts in self.drift.items()}
 
@@ -107,6 +111,14 @@ class Recorder:
     def gave_up(self) -> None:
         with self._lock:
             self._counts.looks_given_up += 1
+
+    def journal_written(self, rows: int) -> None:
+        with self._lock:
+            self._counts.journal_rows += rows
+
+    def journal_lost(self, rows: int) -> None:
+        with self._lock:
+            self._counts.journal_rows_lost += rows
 
     def counts(self, version: str | None, drift: Drift | None) -> Counts:
         """Return a copy of this worker's counts. `version` and `drift` are those of the serving model."""

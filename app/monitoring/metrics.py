@@ -36,11 +36,12 @@ SECONDS_TO_SHARE = 1.0
 class Metrics(Collector):
     """The counts of all workers and the model server's state, for Prometheus."""
 
-    def __init__(self, server: ModelServer, *, by_key: bool = False) -> None:
+    def __init__(self, server: ModelServer, *, by_key: bool = False, journal: bool = False) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._server = server
         self._by_key = by_key
+        self._journal = journal
         self._stop = threading.Event()
         folder = os.environ.get(SHARED_FOLDER)
         # Not named after the PID: a later process may reuse it, and counters must not decrease.
@@ -111,6 +112,15 @@ class Metrics(Collector):
             "Looks at the registry that did not come back, counted by each worker",
             counts.looks_given_up,
         )
+        if self._journal:
+            yield CounterMetricFamily(
+                "modelo_penguin_journal_rows", "Predictions written to the journal", counts.journal_rows
+            )
+            yield CounterMetricFamily(
+                "modelo_penguin_journal_rows_lost",
+                "Predictions that the journal lost: the disk was full, or too slow",
+                counts.journal_rows_lost,
+            )
         yield GaugeMetricFamily(
             "modelo_penguin_registry_seen_timestamp_seconds",
             "When the registry last had a pointer that can be trusted",

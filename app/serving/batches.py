@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from pydantic_core import to_json
@@ -16,6 +16,10 @@ from pydantic_core import to_json
 from app.schemas import MAX_RECORDS, Record
 from app.serving.model_server import Served
 from penguins.schema import TARGET
+
+if TYPE_CHECKING:
+    from app.journal.journal import Note
+    from penguins.inference import Prediction
 
 PIECE_BYTES = 2**16  # some 460 penguins
 _ENVELOPE = re.compile(
@@ -25,10 +29,10 @@ _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 _records_of = TypeAdapter(list[Record]).validator.validate_json
 
 
-def answer_batch(body: bytearray, served: Served) -> bytes:
+def answer_batch(body: bytearray, served: Served, note: Note | None = None) -> bytes:
     """Return the response body of /predict/batch, the same bytes as the ordinary route's.
 
-    Nothing is counted until every piece has turned out to be valid.
+    Nothing is counted, or noted in the journal, until every piece has turned out to be valid.
 
     Raises
     ------
@@ -40,6 +44,7 @@ def answer_batch(body: bytearray, served: Served) -> bytes:
         raise ValueError("not the usual form of a batch")
     rows: list[dict[str, Any]] = []
     labels: list[str] = []
+    noted: list[Prediction] = []
     answers: list[bytes] = []
     for piece in _pieces(envelope[1]):
         records = [vars(record) for record in _records_of(piece)]
@@ -48,9 +53,13 @@ def answer_batch(body: bytearray, served: Served) -> bytes:
             raise ValueError("no records, or too many")
         predictions = served.model.predict(records)
         labels += [prediction.label for prediction in predictions]
+        if note:
+            noted += predictions
         answer = [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in predictions]
         answers.append(to_json(answer)[1:-1])
     served.recorder.predicted_many(served.drift, rows, labels)
+    if note:
+        note.many(served.version, rows, noted)
     version = to_json(served.version)
     return b'{"predictions":[' + b",".join(answers) + b'],"model_version":' + version + b"}"
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from pydantic import BaseModel
@@ -20,6 +20,9 @@ from penguins.data.drift import Drift
 from penguins.inference import ModelError, Predictor
 from penguins.registry import NoModelError, Pointer, Registry, RegistryError, is_held_back
 from penguins.schema import TARGET
+
+if TYPE_CHECKING:
+    from app.journal.journal import Note
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +41,25 @@ class Served:
     def version(self) -> str:
         return self.manifest["version"]
 
-    def answer(self, record: BaseModel) -> dict[str, Any]:
-        """Return the response body of /predict."""
-        label, probabilities = self.model.predict([vars(record)])[0]
+    def answer(self, record: BaseModel, note: Note | None = None) -> dict[str, Any]:
+        """Return the response body of /predict. With a note, the journal gets it as well."""
+        prediction = self.model.predict([vars(record)])[0]
+        label, probabilities = prediction
         self.recorder.predicted(self.drift, vars(record), label)
+        if note:
+            note.one(self.version, vars(record), prediction)
         return {TARGET.name: label, "probabilities": probabilities, "model_version": self.version}
 
-    def answer_batch(self, records: Sequence[BaseModel], counted: bool = True) -> dict[str, Any]:
-        """Return the response body of /predict/batch."""
+    def answer_batch(
+        self, records: Sequence[BaseModel], counted: bool = True, note: Note | None = None, first: int = 0
+    ) -> dict[str, Any]:
+        """Return the response body of /predict/batch. `first` is the place of the first record in what is noted."""
         rows = [vars(record) for record in records]
         answers = self.model.predict(rows)
         if counted:
             self.recorder.predicted_many(self.drift, rows, [answer.label for answer in answers])
+        if note:
+            note.many(self.version, rows, answers, first)
         predictions = [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in answers]
         return {"predictions": predictions, "model_version": self.version}
 

@@ -9,6 +9,7 @@ tests/unit/app/serving/test_shortcut.py checks.
 from __future__ import annotations
 
 from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
 import anyio
 from pydantic_core import to_json
@@ -19,17 +20,28 @@ from app.schemas import Record
 from app.serving.batches import answer_batch
 from app.serving.model_server import ModelServer
 
+if TYPE_CHECKING:
+    from app.journal.journal import Journal
+
 _record_of = Record.__pydantic_validator__.validate_json  # `model_validate_json` without its option handling
 
 
 class FastPredict:
     """ASGI middleware that answers valid prediction requests itself, as long as a compiled model serves."""
 
-    def __init__(self, app: ASGIApp, server: ModelServer, max_bytes: int, keys: Keys | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        server: ModelServer,
+        max_bytes: int,
+        keys: Keys | None = None,
+        journal: Journal | None = None,
+    ) -> None:
         self.app = app
         self.server = server
         self.max_bytes = max_bytes
         self.keys = keys
+        self.journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         served = self.server.served
@@ -41,6 +53,7 @@ class FastPredict:
             await self.app(scope, receive, send)  # which answers 401
             return
         started = perf_counter_ns()
+        note = self.journal.note(scope["headers"]) if self.journal else None
         message = await receive()
         body = bytearray(message.get("body", b""))
         while message.get("more_body") and len(body) <= self.max_bytes:
@@ -50,15 +63,17 @@ class FastPredict:
             if message["type"] != "http.request" or message.get("more_body") or len(body) > self.max_bytes:
                 raise ValueError("the body is incomplete or too large")
             if scope["path"] == "/predict":
-                answer = to_json(served.answer(_record_of(body)))
+                answer = to_json(served.answer(_record_of(body), note))
             elif scope["query_string"]:
                 raise ValueError("the ordinary route knows the parameters")
             else:
-                answer = await anyio.to_thread.run_sync(answer_batch, body, served, limiter=self.server.batches)
+                answer = await anyio.to_thread.run_sync(answer_batch, body, served, note, limiter=self.server.batches)
         except Exception:  # a ValidationError, or anything unexpected: the ordinary route meets it again
             await self.app(scope, _replay(bytes(body), message, receive), send)
             return
         headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
+        if note:
+            headers.append(note.header)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
         # `CountRequests` sees ordinary requests only, because inspecting each message costs more than counting.

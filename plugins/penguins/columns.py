@@ -13,7 +13,7 @@ LARGEST_NUMBER = 1e15
 # MySQL reads this as missing, whatever the declaration says.
 NULL = "NULL"
 # Names that the table and the API's answers already use.
-RESERVED_IN_TABLE, RESERVED_IN_ANSWERS = "row_id", ("probabilities", "model_version")
+RESERVED_IN_TABLE, RESERVED_IN_ANSWERS = "row_id", ("probabilities", "model_version", "id")
 # What a parameter of a column must be, by its annotation below. A tuple is checked where it is looked into.
 _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     "str": ("a string", (str,)),
@@ -173,7 +173,7 @@ def checked_target(
         candidates = [c.name for c in columns if isinstance(c, Category) and c.required]
         raise SchemaError(
             f"TARGET_NAME is {target_name!r}; it must be the name of a Category with required=True that is not "
-            f"called {' or '.join(RESERVED_IN_ANSWERS)}. Candidates here: {', '.join(candidates) or 'none'}",
+            f"called one of {', '.join(RESERVED_IN_ANSWERS)}. Candidates here: {', '.join(candidates) or 'none'}",
             setting="TARGET_NAME",
         )
     if len(columns) < 2:

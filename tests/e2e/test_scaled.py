@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from penguins.schema import CSV_NAME, EXAMPLE
+from penguins.schema import CSV_NAME, EXAMPLE, TARGET
 from stack import Stack, docker, provide_image
 from support import ROOT, dashboard_queries
 
@@ -47,7 +47,7 @@ FILES = [f"--file=docker-compose{name}.yaml" for name in ("", ".dask", ".celery"
 
 @pytest.fixture(scope="module")
 def scaled() -> Iterator[Stack]:
-    overlays = [f"docker-compose.{name}.yaml" for name in ("monitoring", "dask", "replicas")]
+    overlays = [f"docker-compose.{name}.yaml" for name in ("monitoring", "dask", "replicas", "journal")]
     stack = Stack("penguin-scaled", *overlays)
     try:
         scraping = stack.folder / "monitoring" / "prometheus.yml"
@@ -149,6 +149,28 @@ def test_every_replica_takes_a_version_over_and_goes_back(scaled: Stack, first_v
     command = ("python", "-m", "penguins.registry", "activate", first_version)
     scaled.compose("exec", "-T", "airflow-scheduler", *command)
     wait_all_serve(scaled, first_version)
+
+
+def test_any_replica_is_told_the_truth_and_all_know_it(scaled: Stack, first_version: str) -> None:
+    wait_all_serve(scaled, first_version)
+    ids = [f"truth-{number}" for number in range(2 * REPLICAS)]
+    for name in ids:  # which the load balancer deals out
+        answer = scaled.api.post("/predict", json=EXAMPLE, headers={"X-Request-ID": name})
+        assert answer.raise_for_status().headers["X-Request-ID"] == name
+    labels = [{"id": name, TARGET.name: TARGET.example} for name in ids]
+
+    def told() -> bool:
+        results = scaled.api.post("/feedback", json=labels).raise_for_status().json()["results"]
+        return "unknown" not in {result["outcome"] for result in results}
+
+    scaled.wait_until("the replicas have written their predictions", told, 60)
+    answers = [scaled.api.get("/metrics") for _ in range(30)]
+    known = {a.headers["x-served-by"]: "modelo_penguin_feedback_labels 6.0\n" in a.text for a in answers}
+    assert list(known.values()) == [True] * REPLICAS
+    # Airflow's user reads what the API's wrote, and cannot change it.
+    export = ("exec", "-T", "airflow-scheduler", "python", "-m", "penguins.journal", "export")
+    assert f"{len(ids)} predictions whose truth is known" in scaled.compose(*export)
+    assert "Read-only file system" in scaled.compose(*export[:3], "touch", "/journal/x", check=False)
 
 
 def test_a_killed_replica_costs_no_answer_that_had_not_begun_and_another_number_is_picked_up(

@@ -255,6 +255,7 @@ def test_openapi_documents_each_status_and_the_schemas_example(serving: TestClie
         "/report",
         "/predict",
         "/predict/batch",
+        "/feedback",
         "/try",
         "/metrics",
         "/health/live",

@@ -12,8 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
+from app.settings import Settings
 from penguins.registry import Registry
-from penguins.schema import EXAMPLE
+from penguins.schema import EXAMPLE, TARGET
 from support import ROOT
 
 RULES = ROOT / "docs" / "prometheus-rules.yml"
@@ -45,10 +46,13 @@ def test_each_alert_is_tested_both_ways_and_explained() -> None:
         assert f"| `{alert}` |" in page
 
 
-def test_all_that_the_rules_read_is_there_and_all_that_is_there_is_explained(registry: Registry, trained: Any) -> None:
+def test_all_that_the_rules_read_is_there_and_all_that_is_there_is_explained(
+    registry: Registry, trained: Any, tmp_path: Path
+) -> None:
     registry.publish(*trained)
-    with TestClient(create_app(registry=registry)) as client:
-        client.post("/predict", json=EXAMPLE)
+    with TestClient(create_app(Settings(journal_dir=tmp_path / "journal"), registry)) as client:
+        client.post("/predict", json=EXAMPLE, headers={"X-Request-ID": "a"})
+        client.post("/feedback", json={"id": "a", TARGET.name: TARGET.example}).raise_for_status()
         text = client.get("/metrics").text
     served = set(re.findall(r"^(\w+)[ {]", text, re.MULTILINE))
     read = set(re.findall(r"\bmodelo_penguin_\w+", RULES.read_text()))

@@ -181,7 +181,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "an answer's name": (
         {"target_name": "probabilities", "columns": (LENGTH, dataclasses.replace(SIZE, name="probabilities"))},
         "TARGET_NAME",
-        "not called probabilities or model_version",
+        "not called one of probabilities, model_version, id",
     ),
     "the target alone": ({"columns": (SIZE,)}, "COLUMNS", "no column to predict size from"),
 }
