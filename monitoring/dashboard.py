@@ -142,7 +142,7 @@ def build() -> models.Dashboard:
                 "in the wild": feedback("accuracy"),
                 "at least": feedback("accuracy_lower"),
                 "at most": feedback("accuracy_upper"),
-                "on the held-out rows": "max(modelo_penguin_model_accuracy)",
+                "in validation": "max(modelo_penguin_model_validation_accuracy)",
             },
             span=THIRD,
             unit="percentunit",

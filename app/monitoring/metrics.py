@@ -140,6 +140,17 @@ class Metrics(Collector):
             yield GaugeMetricFamily("modelo_penguin_model_created_timestamp_seconds", "When it was trained", created)
             accuracy = served.manifest["metrics"]["accuracy"]
             yield GaugeMetricFamily("modelo_penguin_model_accuracy", "Accuracy on the held-out rows", accuracy)
+            if headline := served.manifest["metrics"].get("headline"):  # older versions have none
+                yield GaugeMetricFamily(
+                    "modelo_penguin_model_validation_accuracy",
+                    "Accuracy that the gate judged, on more rows if they could be had",
+                    headline["accuracy"],
+                )
+                yield GaugeMetricFamily(
+                    "modelo_penguin_model_validation_accuracy_lower",
+                    "Lower bound of its 95 % interval",
+                    headline["interval"][0],
+                )
             info = GaugeMetricFamily("modelo_penguin_model_info", "The version that serves", labels=["version"])
             info.add_metric([served.version], 1)
             yield info

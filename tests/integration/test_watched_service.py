@@ -14,21 +14,15 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, Gauge, Summary, start_http_server
+from prometheus_client import CollectorRegistry, Summary, start_http_server
 
+from penguins.evaluation.gate import wilson
 from penguins.registry import Registry
-from penguins.schema import EXAMPLE
+from penguins.schema import EXAMPLE, TARGET
 from support import ROOT, Service, dashboard_queries, free_port
 
 GOOD, BAD, UNKNOWN, MORE = 40, 10, 5, 3  # requests: predictions, refused ones, to no endpoint, and of each kind before
 WINDOW = "10m"  # longer than the test: what Grafana would fill in
-# What this service does not tell without a journal, and what Airflow does.
-FEEDBACK = {"labels": 120, "accuracy": 0.9, "accuracy_lower": 0.83, "accuracy_upper": 0.94, "other_labels": 7}
-BY_CLASS: dict[str, dict[str, float]] = {
-    "class_labels": {"Adelie": 80, "Gentoo": 40},
-    "class_accuracy": {"Adelie": 0.925, "Gentoo": 0.85},
-}
-ROWS_LOST = 2
 SECONDS = {"success": [20.0, 30.0], "failed": [5.0]}  # that DAG runs took
 
 Start = Callable[..., Any]
@@ -36,15 +30,8 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def others() -> Iterator[int]:
-    """The port of an exporter of the accuracy in the wild and of DAG runs."""
+    """The port of an exporter of DAG runs."""
     registry = CollectorRegistry()
-    for name, value in FEEDBACK.items():
-        Gauge(f"modelo_penguin_feedback_{name}", name, registry=registry).set(value)
-    for name, values in BY_CLASS.items():
-        gauge = Gauge(f"modelo_penguin_feedback_{name}", name, ["class"], registry=registry)
-        for label, value in values.items():
-            gauge.labels(label).set(value)
-    Gauge("modelo_penguin_journal_rows_lost_total", "rows", registry=registry).set(ROWS_LOST)
     for state, seconds in SECONDS.items():
         runs = Summary(f"airflow_dagrun_duration_{state}", "runs", ["dag_id", "run_type"], registry=registry)
         for one in seconds:
@@ -68,6 +55,7 @@ def watched(
     port, own = free_port(), free_port()
     models = {"MODELS_DIR": str(registry.root), "MODEL_SIGNING_KEY_FILE": str(registry.key_file)}
     env = os.environ | models | {"PYTHONPATH": str(ROOT / "plugins"), "API_PORT": str(port)}
+    env["API_JOURNAL_DIR"] = str(tmp_path / "journal")
     service = Service(start_process(sys.executable, "-m", "app", cwd=ROOT, env=env), port)
 
     config = yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text())
@@ -99,11 +87,11 @@ def ask(prometheus: httpx2.Client, query: str) -> dict[str, float]:
 def load(service: Service, good: int, bad: int, unknown: int) -> str:
     """Send this many requests of each kind, and return the class that was predicted."""
     refused = EXAMPLE | {"island": 1}
-    answers = [service.client.post("/predict", json=EXAMPLE) for _ in range(good)]
+    answers = [service.client.post("/predict", json=EXAMPLE, headers={"X-Request-ID": str(i)}) for i in range(good)]
     assert {answer.status_code for answer in answers} == {200}
     assert {service.client.post("/predict", json=refused).status_code for _ in range(bad)} == {422}
     assert {service.client.get("/nowhere").status_code for _ in range(unknown)} == {404}
-    return answers[0].json()["species"]
+    return answers[0].json()[TARGET.name]
 
 
 def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Service, httpx2.Client]) -> None:
@@ -121,11 +109,15 @@ def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Serv
 
     answered = "sum by (endpoint, status) (modelo_penguin_requests_total)"
     version = service.info()["version"]
-    once = {"/model-info 200": 1}
+    once = {"/model-info 200": 1, "/feedback 200": 1}
     before = {"/predict 200": MORE, "/predict 422": MORE, "other 404": MORE} | once
-    load(service, MORE, MORE, MORE)  # a rate needs a first count
+    predicted = load(service, MORE, MORE, MORE)  # a rate needs a first count
+    missed = next(label for label in TARGET.values if label != predicted)
+    truths = [predicted] * (MORE - 1) + [missed]
+    told = service.client.post("/feedback", json=[{"id": str(i), TARGET.name: t} for i, t in enumerate(truths)])
+    assert [result["outcome"] for result in told.json()["results"]] == ["new"] * MORE
     wait_until(answered, before)
-    predicted = load(service, GOOD, BAD, UNKNOWN)
+    load(service, GOOD, BAD, UNKNOWN)
     after = {"/predict 200": MORE + GOOD, "/predict 422": MORE + BAD, "other 404": MORE + UNKNOWN} | once
     wait_until(answered, after)
     wait_until("sum by (job) (up)", {"airflow": 1, "modelo_penguin": 1})
@@ -134,31 +126,32 @@ def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Serv
 
     metrics = service.client.get("/metrics").text
     drift = dict(re.findall(r'^modelo_penguin_drift_psi\{feature="(\w+)"\} (\S+)$', metrics, re.MULTILINE))
-    accuracy = service.metric("modelo_penguin_model_accuracy")
+    accuracy = service.metric("modelo_penguin_model_validation_accuracy")
+    lower, upper = wilson(MORE - 1, MORE)
     exact: dict[tuple[str, str], dict[str, float]] = {
         ("Replicas", "serve {{version}}"): {version: 1},
         ("Replicas", "answer Prometheus"): {"": 1},
         ("Replicas", "have a model"): {"": 1},
         ("Replicas", "refuse the newest version"): {"": 0},
         ("Drift by feature", "{{feature}}"): {feature: float(index) for feature, index in drift.items()},
-        ("Accuracy in the wild", "in the wild"): {"": 0.9},
-        ("Accuracy in the wild", "at least"): {"": 0.83},
-        ("Accuracy in the wild", "at most"): {"": 0.94},
-        ("Accuracy in the wild", "on the held-out rows"): {"": accuracy},
-        ("Accuracy in the wild by true class", "{{class}}"): {"Adelie": 0.925, "Gentoo": 0.85},
-        ("Labels that came back", "{{class}}"): {"Adelie": 80, "Gentoo": 40},
-        ("Labels that came back", "all"): {"": 120},
-        ("Labels that came back", "of other versions"): {"": 7},
-        ("Labels that came back", "rows lost by the journal"): {"": ROWS_LOST},
+        ("Accuracy in the wild", "in the wild"): {"": (MORE - 1) / MORE},
+        ("Accuracy in the wild", "at least"): {"": lower},
+        ("Accuracy in the wild", "at most"): {"": upper},
+        ("Accuracy in the wild", "in validation"): {"": accuracy},
+        ("Accuracy in the wild by true class", "{{class}}"): {predicted: 1, missed: 0},
+        ("Labels that came back", "{{class}}"): dict.fromkeys(TARGET.values, 0) | {predicted: MORE - 1, missed: 1},
+        ("Labels that came back", "all"): {"": MORE},
+        ("Labels that came back", "of other versions"): {"": 0},
+        ("Labels that came back", "rows lost by the journal"): {"": 0},
         ("DAG runs that ended", "{{dag_id}} success"): {"modelo_penguin": 2},
         ("DAG runs that ended", "{{dag_id}} failed"): {"modelo_penguin": 1},
         ("How long DAG runs took", "{{dag_id}} success"): {"modelo_penguin": 25},
         ("How long DAG runs took", "{{dag_id}} failed"): {"modelo_penguin": 5},
     }
     counted = {
-        ("Requests", "{{endpoint}}"): {"/predict": GOOD + BAD, "other": UNKNOWN, "/model-info": 0},
+        ("Requests", "{{endpoint}}"): {"/predict": GOOD + BAD, "other": UNKNOWN, "/model-info": 0, "/feedback": 0},
         ("Errors", "{{endpoint}} {{status}}"): {"/predict 422": BAD, "other 404": UNKNOWN},
-        ("Predictions by class", "{{class}}"): dict.fromkeys(("Adelie", "Chinstrap", "Gentoo"), 0) | {predicted: GOOD},
+        ("Predictions by class", "{{class}}"): dict.fromkeys(TARGET.values, 0) | {predicted: GOOD},
     }
     latencies = [("Latency of /predict", legend) for legend in ("p50", "p95", "p99")]
 
