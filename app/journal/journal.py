@@ -13,6 +13,7 @@ from secrets import token_hex
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from app.journal.labels import Labels
@@ -21,7 +22,7 @@ from app.journal.writer import Appender, Bounds, Folder, prepare
 from penguins.files import MEBIBYTE
 from penguins.inference import Prediction, Record
 from penguins.journal.files import ABSENT, FEEDBACK, PREDICTIONS, as_text, encoded
-from penguins.schema import FEATURES, TARGET
+from penguins.schema import FEATURES, TARGET, Category
 
 if TYPE_CHECKING:
     from app.monitoring.counts import Recorder
@@ -37,8 +38,10 @@ _FEATURES = [c.name for c in FEATURES]
 SECONDS_TO_WRITE = 0.25
 SECONDS_TO_TIDY = 60
 SECONDS_TO_STOP = 5
-ROWS_AT_ONCE = 32  # formatted within an eighth of a millisecond, while they are in the processor's cache
+ROWS_AT_ONCE = 128  # made into lines within a third of a millisecond, with the code for it in the processor's cache
 MOST_PIECES = 100_000 // ROWS_AT_ONCE  # some 15 MB, when the disk hangs
+_NAMES = [*TARGET.values, *(value for c in FEATURES if isinstance(c, Category) for value in c.values)]
+_ARE_PLAIN = not re.search(r'[][",\\\x00-\x1f]', "".join(_NAMES))  # no name that CSV or JSON would quote
 Row = tuple[int, str, int | None, str, Mapping[str, Any], Prediction]
 
 
@@ -136,7 +139,7 @@ class Journal:
         """Make lines of the rows, in the requests' threads: another would compete with them for Python's lock."""
         with self._formatting:
             if rows := [self._rows.popleft() for _ in range(len(self._rows))]:
-                self._lines.append((len(rows), encoded(map(_values, rows))))
+                self._lines.append((len(rows), _lines_of(rows)))
 
     def _write(self) -> None:
         try:
@@ -169,14 +172,19 @@ class Journal:
         self._problem = problem
 
 
-def _values(row: Row) -> list[Any]:
+def _lines_of(rows: Iterable[Row]) -> bytes:
+    values = list(map(_values, rows))
+    if not _ARE_PLAIN:
+        return encoded(values)
+    # JSON's lists are the same lines but for its brackets and quotes, and made in a third of the time.
+    return to_json(values)[2:-2].replace(b"],[", b"\n").replace(b'"', b"") + b"\n"
+
+
+def _values(row: Row) -> tuple[Any, ...]:
     nanoseconds, request_id, place, version, record, (label, probabilities) = row
-    values = [record[name] for name in _FEATURES]
-    return [
-        as_text(nanoseconds),
-        request_id if place is None else f"{request_id}/{place}",
-        version,
-        *([ABSENT if value is None else value for value in values] if None in values else values),
-        label,
-        *[probabilities.get(name, ABSENT) for name in TARGET.values],
-    ]
+    features = [record[name] for name in _FEATURES]
+    if None in features:
+        features = [ABSENT if value is None else value for value in features]
+    prediction_id = request_id if place is None else f"{request_id}/{place}"
+    found = [probabilities.get(name, ABSENT) for name in TARGET.values]
+    return (as_text(nanoseconds), prediction_id, version, *features, label, *found)

@@ -65,6 +65,13 @@ def counted(recorder: Recorder) -> tuple[int, int]:
     return counts.journal_rows, counts.journal_rows_lost
 
 
+def as_number(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def line(kind: str, name: str) -> bytes:
     return encoded([["2026-01-01T00:00:00.000000", name, *["x" * 100] * (len(HEADERS[kind]) - 2)]])
 
@@ -137,6 +144,21 @@ def test_where_not_even_a_header_fits_no_files_pile_up(
     (file,) = files(folder, PREDICTIONS)
     assert file.read_bytes().startswith(header(PREDICTIONS))
     assert counted(recorder) == (1, 3)
+
+
+def test_lines_are_those_that_csv_makes(
+    folder: Path, journal: Journal, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {**EXAMPLE, FEATURES[-1].name: None, NUMBERS[0].name: 0.1 + 0.2, NUMBERS[1].name: 4500}
+    tiny = Prediction(TARGET.example, dict(zip(TARGET.values, [1e-7, 1 / 3, 0.0], strict=True)))
+    for is_plain in (True, False):
+        monkeypatch.setattr(app.journal.journal, "_ARE_PLAIN", is_plain)
+        for name in (b"a:b/c+d=e@f._-", b"2"):
+            journal.note([(b"x-request-id", name)]).one("v", record, tiny)
+        journal.flush()
+    quick, other, *by_csv = ([as_number(value) for value in row[1:]] for row in rows(PREDICTIONS))
+    assert [quick, other] == by_csv
+    assert len(quick) == len(HEADERS[PREDICTIONS]) - 1
 
 
 def test_a_queue_that_nobody_empties_is_bounded(
