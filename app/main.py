@@ -24,6 +24,7 @@ from app.monitoring.metrics import Metrics
 from app.monitoring.port import MetricsPort, metrics_text
 from app.monitoring.requests import CountRequests
 from app.schemas import (
+    BODY_ERRORS,
     Batch,
     BatchPrediction,
     Health,
@@ -47,10 +48,6 @@ DESCRIPTION = (
 )
 NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "No model is ready yet: trigger the DAG `modelo_penguin`."}
-}
-BODY_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body cannot be parsed, for example because it is not UTF-8."},
-    413: {"model": Problem, "description": "The body is too large."},
 }
 # By reference, because FastAPI would document the errors of an HTML route as HTML too.
 _PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}

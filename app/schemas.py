@@ -109,3 +109,10 @@ class Health(BaseModel):
 
 class Problem(BaseModel):
     detail: str
+
+
+# What any route with a body may answer, for OpenAPI.
+BODY_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body cannot be parsed, for example because it is not UTF-8."},
+    413: {"model": Problem, "description": "The body is too large."},
+}

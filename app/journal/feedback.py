@@ -18,7 +18,7 @@ from app.errors import ServiceError
 from app.journal.journal import Journal
 from app.journal.labels import after
 from app.journal.lookup import Row
-from app.schemas import MAX_RECORDS, Problem
+from app.schemas import BODY_ERRORS, MAX_RECORDS, Problem
 from penguins.journal.files import DIRECTORY, encoded
 from penguins.schema import FEATURES, TARGET
 
@@ -78,9 +78,8 @@ ONE_OR_MORE = Annotated[
     "/feedback",
     tags=["feedback"],
     responses={
-        400: {"model": Problem, "description": "The body cannot be parsed."},
+        **BODY_ERRORS,
         404: {"model": Problem, "description": f"No prediction has this id, or {DIRECTORY} is not set."},
-        413: {"model": Problem, "description": "The body is too large."},
         503: {"model": Problem, "description": "The labels could not be kept. Send them again."},
     },
 )
