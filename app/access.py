@@ -20,7 +20,7 @@ from penguins.keys import Key, KeysError, digest, read_keys, stamp
 log = logging.getLogger(__name__)
 
 # What needs no key: these paths, and all below these folders.
-OPEN = frozenset({"/", "/openapi.json", "/docs/oauth2-redirect", "/metrics", "/try"})
+OPEN = frozenset({"/", "/openapi.json", "/metrics", "/try"})
 OPEN_FOLDERS = ("/health/", "/v2/health/", "/static-offline-docs/", "/try/")
 HEADER = "X-API-Key"
 # For OpenAPI and for Swagger's Authorize. `RequireKey` does the checking, because it comes before a body is read.

@@ -6,15 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from penguins.schema import FEATURES
 
 ERRORS_SHOWN = 100
+_SEVERAL = 'Several records go to /predict/batch, as {"records": [...]}'
 _DEPTH, _ITEMS, _CHARACTERS, _LARGEST = 4, 20, 200, 10.0**100
 
 
@@ -66,14 +67,19 @@ def detail_of(errors: Sequence[Any]) -> list[dict[str, Any]]:
         for error in errors[:ERRORS_SHOWN]
     ]
     if (more := len(errors) - len(detail)) > 0:
-        detail.append({"type": "more_errors", "loc": ["body"], "msg": f"and {more} more errors"})
+        detail.append({"type": "more_errors", "loc": ["body"], "msg": f"and {more} or more other errors"})
     return detail
 
 
 def _accepted(error: Any) -> str:
     """Return what the schema accepts for the field, where pydantic's message leaves something out."""
-    if error["type"] == "extra_forbidden":
-        return f". Accepted: {', '.join(c.name for c in FEATURES)}"
+    if error["loc"] == ("body",) and error["type"].endswith("_type"):
+        return f". Accepted: one record, a JSON object. {_SEVERAL}"
+    if error["type"] == "extra_forbidden" and "Accepted" not in error["msg"]:
+        several = f". {_SEVERAL}" if error["loc"] == ("body", "records") else ""
+        return f". Accepted: {', '.join(c.name for c in FEATURES)}{several}"
+    if error["type"] == "json_invalid":
+        return f": {error['ctx']['error']}. Accepted: JSON, as in the examples of the page /"
     column = next((c for c in FEATURES if c.name == error["loc"][-1]), None)
     if column is None or error["type"] == "literal_error":
         return ""
@@ -95,40 +101,3 @@ def _echo(value: Any, depth: int = _DEPTH) -> Any:
 
 def _short(text: str) -> str:
     return text if len(text) <= _CHARACTERS else text[:_CHARACTERS] + "..."
-
-
-def declared_length(header: bytes) -> int:
-    """Return a Content-Length as a number, or 0 if it is not one."""
-    # Twenty digits exceed any limit. Python refuses to parse several thousand of them.
-    return int(header.lstrip(b"0")[:20] or b"0") if header.isdigit() else 0
-
-
-class BodyLimit:
-    """ASGI middleware that rejects a body over `max_bytes` with 413 while it is still arriving."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if (length := declared_length(declared)) > self.max_bytes:
-            await JSONResponse(problem(scope, self._message(f"{length} bytes")), 413)(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise HTTPException(413, self._message("too many bytes"))
-            return message
-
-        await self.app(scope, counted, send)
-
-    def _message(self, size: str) -> str:
-        return f"the body has {size}; the limit is {self.max_bytes} bytes. Send the records in several requests."

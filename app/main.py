@@ -7,16 +7,22 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Body, FastAPI, Path, Query, Response
+from fastapi import APIRouter, Body, FastAPI, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from pydantic_core import to_json
 from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.types import ASGIApp
 
 from app.access import Keys, RequireKey, locked
+from app.admission import Admission, AdmitBody
+from app.bodies import add_schemas, batch_of, described
+from app.browsers import HeadAsGet, WithoutPrefix, add_swagger, allow_origins
 from app.dependencies import CurrentModel, CurrentNote, CurrentServer
-from app.errors import BodyLimit, NoReportError, add_error_handlers
+from app.errors import NoReportError, add_error_handlers
 from app.form.page import add_form
 from app.inference_protocol import routes as inference_protocol
+from app.journal.feedback import Feedback
 from app.journal.feedback import routes as feedback
 from app.journal.journal import Journal
 from app.journal.metrics import FeedbackMetrics
@@ -62,7 +68,9 @@ VersionInPath = Annotated[
 Counted = Annotated[bool, Query(description="False for what-if questions, which are neither predictions nor drift.")]
 # Not in the schema itself, where pydantic would sort the example's keys alphabetically.
 ExampleRecord = Annotated[Record, Body(openapi_examples={"a record": {"value": EXAMPLE}})]
-ExampleBatch = Annotated[Batch, Body(openapi_examples={"two records": {"value": {"records": [EXAMPLE, EXAMPLE]}}})]
+BATCH_BODY = described(
+    {"$ref": "#/components/schemas/Batch"}, examples={"two records": {"value": {"records": [EXAMPLE, EXAMPLE]}}}
+)
 
 
 def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
@@ -94,13 +102,15 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         title="modelo_penguin",
         description=DESCRIPTION,
         version="1",
-        docs_url="/",
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        root_path=settings.root_path,
         generate_unique_id_function=lambda route: route.name,  # a generated client's functions are called so
     )
     app.state.model_server, app.state.metrics, app.state.journal = server, metrics, journal
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    admission = Admission(settings.max_body_bytes)
+    app.add_middleware(AdmitBody, admission=admission)
     add_error_handlers(app)
     if keys:
         app.add_middleware(RequireKey, keys=keys)
@@ -108,8 +118,10 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     _add_routes(routes)
     for router in (routes, feedback):
         app.include_router(router, **locked(keys, Problem))
+    add_schemas(app, Batch, Feedback)
     inference_protocol.add_routes(app, keys)
     _add_open_routes(app, metrics=not port)
+    add_swagger(app)
     add_form(app, max_body_bytes=settings.max_body_bytes)
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
@@ -118,8 +130,14 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         endpoints=[path for path, health in is_health.items() if not health],
         excluded=[path for path, health in is_health.items() if health],
     )
+    app.add_middleware(HeadAsGet)
     # In front of all middleware, Starlette's own included: together they cost as much as a prediction.
-    app.middleware_stack = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes, keys, journal)
+    stack: ASGIApp = FastPredict(app.build_middleware_stack(), server, admission, keys, journal)
+    if settings.root_path:
+        stack = WithoutPrefix(stack, settings.root_path)
+    if settings.cors_origins:
+        stack = allow_origins(stack, settings.cors_origins)
+    app.middleware_stack = stack
     return app
 
 
@@ -138,20 +156,19 @@ def _add_routes(app: APIRouter) -> None:
         }
 
     @app.get("/models", tags=["model"])
-    def models(server: CurrentServer) -> list[Version]:
+    async def models(server: CurrentServer) -> list[Version]:
         """The published versions, newest first, which of them is serving, and which wait to be activated."""
-        serving, waiting = server.served.version if server.served else None, waiting_versions(server.registry)
-        return [_version(server.registry, v, serving, v in waiting) for v in server.registry.versions()]
+        return await anyio.to_thread.run_sync(_versions, server, limiter=server.reads)
 
     @app.get("/models/{version}/report", tags=["model"], response_class=HTMLResponse, responses=NO_REPORT)
-    def report_of(version: VersionInPath, server: CurrentServer) -> HTMLResponse:
+    async def report_of(version: VersionInPath, server: CurrentServer) -> HTMLResponse:
         """The report published with a version."""
-        return _report(server.registry, version)
+        return await anyio.to_thread.run_sync(_report, server.registry, version, limiter=server.reads)
 
     @app.get("/report", tags=["model"], response_class=HTMLResponse, responses=NO_SERVING_REPORT)
-    def report(served: CurrentModel, server: CurrentServer) -> HTMLResponse:
+    async def report(served: CurrentModel, server: CurrentServer) -> HTMLResponse:
         """The serving model's report: scores, errors, feature importance and origin."""
-        return _report(server.registry, served.version)
+        return await anyio.to_thread.run_sync(_report, server.registry, served.version, limiter=server.reads)
 
     @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
     async def predict(
@@ -165,23 +182,26 @@ def _add_routes(app: APIRouter) -> None:
         return served.answer(record, note)
 
     @app.post(
-        "/predict/batch", tags=["predict"], response_model=BatchPrediction, responses={**NOT_READY, **BODY_ERRORS}
+        "/predict/batch",
+        tags=["predict"],
+        response_model=BatchPrediction,
+        responses={**NOT_READY, **BODY_ERRORS},
+        openapi_extra=BATCH_BODY,
     )
     async def predict_batch(
-        batch: ExampleBatch,
-        served: CurrentModel,
-        server: CurrentServer,
-        note: CurrentNote,
-        response: Response,
-        counted: Counted = True,
-    ) -> dict[str, Any]:
+        request: Request, served: CurrentModel, server: CurrentServer, note: CurrentNote, counted: Counted = True
+    ) -> Response:
         """Predict up to 10,000 records, in order, all with the same version."""
-        if note and counted:
-            note.echo(response)
-        noted = note if counted else None
-        return await anyio.to_thread.run_sync(
-            served.answer_batch, batch.records, counted, noted, limiter=server.batches
-        )
+        body, noted = await request.body(), note if counted else None
+
+        def answer() -> bytes:
+            return to_json(served.answer_batch(batch_of(body), counted, noted))
+
+        answered = await anyio.to_thread.run_sync(answer, limiter=server.batches)
+        response = Response(answered, media_type="application/json")
+        if noted:
+            noted.echo(response)
+        return response
 
 
 def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
@@ -204,6 +224,11 @@ def _report(registry: Registry, version: str) -> HTMLResponse:
         return HTMLResponse(registry.report(version), headers=HEADERS)
     except RegistryError as error:
         raise NoReportError(f"{error} GET /models says which versions there are.") from error
+
+
+def _versions(server: ModelServer) -> list[Version]:
+    serving, waiting = server.served.version if server.served else None, waiting_versions(server.registry)
+    return [_version(server.registry, v, serving, v in waiting) for v in server.registry.versions()]
 
 
 def _version(registry: Registry, version: str, serving: str | None, waiting: bool) -> Version:

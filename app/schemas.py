@@ -24,7 +24,7 @@ class _Record(BaseModel):
             if values[name] is not None:
                 return self
         if _NUMBERS:
-            raise ValueError(f"at least one of {', '.join(_NUMBERS)} must be a number, but all are null")
+            raise ValueError(f"at least one of {', '.join(_NUMBERS)} must be a number, but all are null or left out")
         return self
 
 
@@ -32,11 +32,12 @@ def _field(column: Any) -> tuple[Any, Any]:
     if isinstance(column, Number):
         kind: Any = float
         text = f"{column.description} In {column.unit}." if column.unit else column.description
-        field = Field(description=text, ge=column.minimum, le=column.maximum)
+        bounds: dict[str, Any] = {"ge": column.minimum, "le": column.maximum}
     else:
-        kind = Literal[column.values]
-        field = Field(description=column.description)
-    return (kind if column.required else kind | None), field
+        kind, text, bounds = Literal[column.values], column.description, {}
+    if column.required:
+        return kind, Field(description=text, **bounds)
+    return kind | None, Field(None, description=text, **bounds)
 
 
 _LABEL: dict[str, Any] = {
@@ -111,8 +112,11 @@ class Problem(BaseModel):
     detail: str
 
 
+# For routes that read their body themselves: FastAPI does not know that it is checked.
+INVALID = {"application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}}
 # What any route with a body may answer, for OpenAPI.
 BODY_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be parsed, for example because it is not UTF-8."},
     413: {"model": Problem, "description": "The body is too large."},
+    415: {"model": Problem, "description": "The body is compressed, or a page in a browser sent it as something else."},
 }

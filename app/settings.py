@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/,\s]+)$")]
+
+
+def _at_commas(value: str | list[str]) -> list[str]:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -18,7 +25,14 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, description="Number of worker processes. Each only pays off with a core of its own.")
     poll_seconds: float = Field(0.5, gt=0, description="Seconds between checks of the pointer `current`.")
     retry_seconds: float = Field(10, gt=0, description="Seconds between retries of a rejected version.")
-    max_body_bytes: int = Field(4 * 2**20, gt=0, description="Largest request body, in bytes: 10,000 records fit.")
+    max_body_bytes: int = Field(4 * 2**20, gt=0, description="Largest body with many records, in bytes: 10,000 fit.")
+    cors_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_at_commas)] = Field(
+        [],
+        description="Origins whose pages may ask in a browser, such as https://a.example,https://b.example; * is any.",
+    )
+    root_path: str = Field(
+        "", pattern=r"^(/[^/?#\s]+)*$", description="The prefix of the path behind a proxy, such as /penguins."
+    )
     keys_file: Path | None = Field(None, description="The file of the API keys. Without one, no key is asked for.")
     journal_dir: Path | None = Field(None, description="Folder of the journal. Without one, no prediction is kept.")
     journal_days: int = Field(30, ge=1, description="Days for which the journal's files are kept.")

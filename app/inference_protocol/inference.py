@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from app.bodies import checked, parse
 from app.errors import detail_of
 from app.inference_protocol.messages import InferenceRequest
 from app.inference_protocol.tensors import InferenceError, outputs_of, records_of, requested_outputs
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 MODEL = "modelo_penguin"
 ERRORS_SHOWN = 10
 PIECE = 500  # rows at once: others get in between, as with a batch
-_request_of = InferenceRequest.__pydantic_validator__.validate_json
+_request_of = InferenceRequest.__pydantic_validator__.validate_python
 _checked = TypeAdapter(list[Record]).validator.validate_python
 
 
@@ -49,9 +52,9 @@ def answer(body: bytes, json_bytes: str | None, served: Served, note: Note | Non
     """
     head, behind = _split(body, json_bytes)
     try:
-        request = _request_of(head)
-    except ValidationError as error:
-        raise InferenceError(_text(_place_and_message(error), error)) from None
+        request = _request_of(parse(head))
+    except (RequestValidationError, ValidationError) as error:
+        raise InferenceError(_text(list(error.errors())[:ERRORS_SHOWN], error, _place)) from None
     binary = (request.parameters or {}).get("binary_data_output") is True
     requested = requested_outputs(request.outputs, binary=binary)
     records = _validated(records_of(request.inputs, behind))
@@ -79,30 +82,28 @@ def _split(body: bytes, json_bytes: str | None) -> tuple[bytes, memoryview | Non
 
 
 def _validated(rows: list[dict[str, Any]]) -> list[Any]:
-    records: list[Any] = []
-    for start in range(0, len(rows), PIECE):
-        try:
-            records += _checked(rows[start : start + PIECE])
-        except ValidationError as error:
-            raise InferenceError(_text(_row_and_message(error, start), error)) from None
-    return records
+    try:
+        return checked(rows, _checked)
+    except RequestValidationError as error:
+        raise InferenceError(_text(detail_of(error.errors()[:ERRORS_SHOWN]), error, _row)) from None
 
 
-def _place_and_message(error: ValidationError) -> list[str]:
-    errors = error.errors(include_url=False, include_input=False)[:ERRORS_SHOWN]
-    return [f"{'.'.join(map(str, entry['loc'])) or 'the request'}: {entry['msg']}" for entry in errors]
+def _place(fault: dict[str, Any]) -> str:
+    why = fault["ctx"]["error"] if fault["type"] == "json_invalid" else ""
+    return f"{'.'.join(map(str, fault['loc'])) or 'the request'}: {fault['msg']}{why and f', {why}'}"
 
 
-def _row_and_message(error: ValidationError, first: int) -> list[str]:
-    """Return what is wrong, in the words of a 422. `first` is the number of the first row that was checked."""
-    said = []
-    for entry in detail_of(error.errors(include_url=False)[:ERRORS_SHOWN]):
-        row, *column = entry["loc"]
-        came = f", not {entry['input']!r}" if column else ""
-        said.append(f"row {first + row}{''.join(f', {name}' for name in column)}: {entry['msg']}{came}")
-    return said
+def _row(fault: dict[str, Any]) -> str:
+    """Say what is wrong, in the words of a 422."""
+    row, *column = fault["loc"]
+    came = f", not {fault['input']!r}" if column else ""
+    return f"row {row}{''.join(f', {name}' for name in column)}: {fault['msg']}{came}"
 
 
-def _text(said: list[str], error: ValidationError) -> str:
-    more = error.error_count() - len(said)
-    return "; ".join([*said, f"and {more} more errors"] if more else said)
+def _text(
+    faults: list[dict[str, Any]],
+    error: RequestValidationError | ValidationError,
+    say: Callable[[dict[str, Any]], str],
+) -> str:
+    more = len(error.errors()) - len(faults)
+    return "; ".join([*map(say, faults), *([f"and {more} or more others"] if more else [])])

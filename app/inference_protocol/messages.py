@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import models_json_schema
 
 from penguins.schema import EXAMPLE, FEATURES, Number
 
@@ -20,7 +19,7 @@ class RequestInput(_Sent):
     """A column of the table."""
 
     name: str
-    shape: list[int] = Field(description="[rows] or [rows, 1].")
+    shape: list[int] = Field(max_length=8, description="[rows] or [rows, 1].")
     datatype: str = Field(description="FP64 for a number, or another type of numbers; BYTES for a category.")
     parameters: Parameters | None = None
     data: list[Any] | None = Field(None, description="Flat or nested. Missing is null, or NaN, or an empty text.")
@@ -34,8 +33,11 @@ class RequestOutput(_Sent):
 class InferenceRequest(_Sent):
     id: str | None = Field(None, description="The response has the same.")
     parameters: Parameters | None = Field(None, description="The response has the same.")
-    inputs: list[RequestInput] = Field(description="One for each column, in any order.")
-    outputs: list[RequestOutput] | None = Field(None, description="All, if there are none.")
+    inputs: list[RequestInput] = Field(
+        max_length=2 * len(FEATURES),
+        description="One for each column, in any order. Those of columns that may be missing may be left out.",
+    )
+    outputs: list[RequestOutput] | None = Field(None, max_length=8, description="All, if there are none.")
 
 
 class ResponseOutput(BaseModel):
@@ -104,8 +106,3 @@ EXAMPLE_REQUEST = {
         for c in FEATURES
     ],
 }
-
-
-_, _DOCUMENTED = models_json_schema([(InferenceRequest, "validation")], ref_template="#/components/schemas/{model}")
-# For OpenAPI: the route reads the body itself, so FastAPI does not know the request's models.
-REQUEST_SCHEMAS: dict[str, Any] = _DOCUMENTED["$defs"]

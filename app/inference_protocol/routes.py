@@ -8,13 +8,14 @@ import anyio
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 
 from app.access import Keys, locked
+from app.bodies import add_schemas, described
 from app.dependencies import CurrentModel, CurrentNote, CurrentServer
 from app.errors import ServiceError
 from app.inference_protocol.inference import MODEL, answer
 from app.inference_protocol.messages import (
     EXAMPLE_REQUEST,
-    REQUEST_SCHEMAS,
     Failure,
+    InferenceRequest,
     InferenceResponse,
     ModelMetadata,
     ModelReady,
@@ -23,7 +24,7 @@ from app.inference_protocol.messages import (
     ServerReady,
     TensorMetadata,
 )
-from app.inference_protocol.tensors import PROBABILITIES, InferenceError
+from app.inference_protocol.tensors import PROBABILITIES
 from penguins.schema import FEATURES, TARGET, Category, Number
 
 PATH = f"/v2/models/{MODEL}"
@@ -35,18 +36,9 @@ OTHER_VERSION: Errors = {404: {"model": Failure, "description": "Another version
 BAD_REQUEST: Errors = {
     400: {"model": Failure, "description": "It is not a request of the protocol, or not one for this model."},
     413: {"model": Failure, "description": "The body is too large."},
+    415: {"model": Failure, "description": "The body is compressed, or a page in a browser sent it as something else."},
 }
-REQUEST_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/InferenceRequest"},
-                "example": EXAMPLE_REQUEST,
-            }
-        },
-    }
-}
+REQUEST_BODY = described({"$ref": "#/components/schemas/InferenceRequest"}, EXAMPLE_REQUEST)
 
 
 class OtherVersionError(ServiceError):
@@ -143,8 +135,6 @@ async def model_ready(_: CurrentModel) -> ModelReady:
 )
 async def infer(request: Request, served: CurrentModel, server: CurrentServer, note: CurrentNote) -> Response:
     """Predict up to 10,000 rows, a tensor for each column; in bytes behind the JSON as well."""
-    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
-        raise InferenceError(f"the body is in {encoding[:20]!r}; send it without compression")
     body, header = await request.body(), request.headers.get(_LENGTH)
     answered = await anyio.to_thread.run_sync(answer, body, header, served, note, limiter=server.batches)
     if answered.json_bytes is None:
@@ -161,14 +151,7 @@ def add_routes(app: FastAPI, keys: Keys | None) -> None:
     """Add the protocol to an application, and the request's models to its OpenAPI."""
     app.include_router(model, **locked(keys, Failure))
     app.include_router(health)
-    others = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = others()
-        document["components"]["schemas"].update(REQUEST_SCHEMAS)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    add_schemas(app, InferenceRequest)
 
 
 def _tensor(column: Number | Category) -> TensorMetadata:

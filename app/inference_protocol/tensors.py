@@ -63,11 +63,11 @@ def records_of(inputs: Sequence[RequestInput], behind: memoryview | None) -> lis
             chunk, behind = behind[:size], behind[size:]  # type: ignore[index]
             values = _numbers(tensor, chunk, rows) if isinstance(column, Number) else _texts(tensor, chunk, rows)
         columns[tensor.name] = _with_none(values, column)
-    if absent := [name for name in _COLUMNS if name not in columns]:
-        raise InferenceError(
-            f"no input {', '.join(absent)}. Each column needs one; a value that is missing is null, NaN in bytes, or "
-            "an empty text."
-        )
+    required = {name for name, column in _COLUMNS.items() if column.required or not columns}
+    if absent := [name for name in required if name not in columns]:
+        raise InferenceError(f"no input {', '.join(absent)}. Only columns that may be missing may be left out.")
+    rows = len(next(iter(columns.values())))
+    columns |= {name: [None] * rows for name in _COLUMNS if name not in columns}
     if behind:
         raise InferenceError(
             f"behind the JSON are {len(behind)} bytes more than the inputs' binary_data_size add up to"

@@ -6,19 +6,21 @@ import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from time import time_ns
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import anyio
 from anyio import sleep
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
+from app.bodies import checked, described, parse
+from app.dependencies import CurrentServer
 from app.errors import ServiceError
 from app.journal.journal import Journal
 from app.journal.labels import after
 from app.journal.lookup import Row
-from app.schemas import BODY_ERRORS, MAX_RECORDS, Problem
+from app.schemas import BODY_ERRORS, INVALID, MAX_RECORDS, Problem
 from penguins.journal.files import DIRECTORY, encoded
 from penguins.schema import FEATURES, TARGET
 
@@ -32,7 +34,10 @@ _FIELDS: dict[str, Any] = {
     TARGET.name: (Literal[TARGET.values], Field(description="The class that it truly was.")),
 }
 Feedback: Any = create_model("Feedback", __config__=ConfigDict(strict=True), **_FIELDS)
-Several = Annotated[list[Feedback], Field(min_length=1, max_length=MAX_RECORDS)]
+_one = Feedback.__pydantic_validator__.validate_python
+_several = TypeAdapter(list[Feedback]).validator.validate_python
+_FEEDBACK = {"$ref": "#/components/schemas/Feedback"}
+_LIST = {"type": "array", "items": _FEEDBACK, "minItems": 1, "maxItems": MAX_RECORDS}
 
 
 class Result(BaseModel):
@@ -67,11 +72,6 @@ class NotKeptError(ServiceError):
 
 
 routes = APIRouter()
-ONE_OR_MORE = Annotated[
-    Annotated[Feedback, Tag("one")] | Annotated[Several, Tag("list")],
-    Discriminator(lambda given: "list" if isinstance(given, list) else "one"),
-    Body(openapi_examples={"one": {"value": EXAMPLE}, "a list": {"value": [EXAMPLE]}}),
-]
 
 
 @routes.post(
@@ -80,14 +80,19 @@ ONE_OR_MORE = Annotated[
     responses={
         **BODY_ERRORS,
         404: {"model": Problem, "description": f"No prediction has this id, or {DIRECTORY} is not set."},
+        422: {"description": "Validation Error", "content": INVALID},
         503: {"model": Problem, "description": "The labels could not be kept. Send them again."},
     },
+    openapi_extra=described(
+        {"anyOf": [_FEEDBACK, _LIST]}, examples={"one": {"value": EXAMPLE}, "a list": {"value": [EXAMPLE]}}
+    ),
 )
-async def feedback(given: ONE_OR_MORE, request: Request) -> Results:
+async def feedback(request: Request, server: CurrentServer) -> Results:
     """Say what was true about one earlier prediction, or about up to 10,000. Of two labels, the later one counts."""
     journal: Journal | None = request.app.state.journal
     if journal is None:
         raise NoJournalError(f"this service keeps no journal of its predictions; set {DIRECTORY} to a folder for it")
+    given = await anyio.to_thread.run_sync(_given, await request.body(), limiter=server.batches)
     several: list[Any] = given if isinstance(given, list) else [given]
     truths = [(one.id, getattr(one, TARGET.name)) for one in several]
     _check_agreement(truths)
@@ -99,6 +104,21 @@ async def feedback(given: ONE_OR_MORE, request: Request) -> Results:
             f"{journal.bounds.days} days, or until there are more than {journal.bounds.max_bytes >> 20} MiB"
         )
     return Results(results=await anyio.to_thread.run_sync(_keep, journal, truths, rows))
+
+
+def _given(body: bytes) -> Any:
+    """Return the `Feedback` that a body holds, or a list of them. Raises as `parse` and `checked` do."""
+    given = parse(body)
+    if not isinstance(given, list):
+        try:
+            return _one(given)
+        except ValidationError as error:
+            faults = [{**fault, "loc": ("body", "one", *fault["loc"])} for fault in error.errors(include_url=False)]
+            raise RequestValidationError(faults) from None
+    if not 1 <= len(given) <= MAX_RECORDS:
+        message = f"the list has {len(given)} labels; from 1 to {MAX_RECORDS} are accepted"
+        raise RequestValidationError([{"type": "wrong_length", "loc": ("body", "list"), "msg": message, "input": None}])
+    return checked(given, _several, "body", "list")
 
 
 def _check_agreement(truths: Sequence[tuple[str, str]]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
+from app.admission import RECORD_BYTES
 from app.schemas import MAX_RECORDS, Record
 from app.serving.model_server import Served
 from penguins.schema import TARGET
@@ -68,6 +69,12 @@ def _pieces(records: bytes) -> Iterator[bytes]:
     """Yield arrays of records. A cut in the middle of a text makes two that are no JSON, which are refused."""
     start = 0
     while cut := _BETWEEN.search(records, start + PIECE_BYTES):
-        yield b"[%b]" % records[start : cut.start() + 1]
+        yield _piece(records[start : cut.start() + 1])
         start = cut.end() - 1
-    yield b"[%b]" % records[start:]
+    yield _piece(records[start:])
+
+
+def _piece(records: bytes) -> bytes:
+    if len(records) > PIECE_BYTES + RECORD_BYTES:  # parsed here, nested values take a hundred times their bytes
+        raise ValueError("no record is so large")
+    return b"[%b]" % records

@@ -86,6 +86,7 @@ class ModelServer:
         self.looks = Looks(self._look, registry.root, given_up=self.recorder.gave_up)
         # One batch at a time: two would only take turns for the same lock, and single requests wait for both.
         self.batches = anyio.CapacityLimiter(1)
+        self.reads = anyio.CapacityLimiter(1)  # of the registry's files, for requests: each may have some MiB
         self._not_ready = "the service is starting"
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds

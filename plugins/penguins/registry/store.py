@@ -41,7 +41,7 @@ VERSIONS_KEPT = 10
 _STAGING = ".staging-"
 _LONGEST_NAME = 200  # bytes; file systems take 255, some that encrypt 143
 # What a file may have at most. A pickle may have as many bytes as its signed manifest says.
-_LIMITS = {"manifest.json": 16 * MEBIBYTE, "report.html": 64 * MEBIBYTE, "predictions.parquet": 64 * MEBIBYTE}
+_LIMITS = {"manifest.json": 2 * MEBIBYTE, "report.html": 4 * MEBIBYTE, "predictions.parquet": 64 * MEBIBYTE}
 
 log = logging.getLogger(__name__)
 

@@ -91,12 +91,15 @@ def test_a_batch_error_names_the_record(serving: TestClient) -> None:
     assert errors_of(answer)["island"]["loc"] == ["body", "records", 1, "island"]
 
 
-def test_any_feature_may_be_null_but_the_island_and_none_may_be_left_out(serving: TestClient) -> None:
+def test_any_feature_may_be_null_or_left_out_but_the_island(serving: TestClient) -> None:
     for column in FEATURES:
         answer = serving.post("/predict", json={**EXAMPLE, column.name: None})
         assert answer.status_code == (422 if column.required else 200), column.name
-        without = {name: value for name, value in EXAMPLE.items() if name != column.name}
-        assert errors_of(serving.post("/predict", json=without))[column.name]["type"] == "missing"
+        without = serving.post("/predict", json={n: value for n, value in EXAMPLE.items() if n != column.name})
+        if column.required:
+            assert errors_of(without)[column.name]["type"] == "missing"
+        else:
+            assert without.json() == answer.json(), column.name
     error = errors_of(serving.post("/predict", json={**EXAMPLE, "island": None}))["island"]
     assert error["input"] is None
     assert "Torgersen" in error["msg"]
@@ -150,7 +153,8 @@ NO_RECORDS = (
     + [
         b'{"culmen_length_mm": ' + b"9" * 5000 + b"}",
         b'{"a": ' + b"9" * 4000 + b"}",
-        b'{"a": "' + b"x" * 100_000 + b'"}',
+        b'{"a": "' + b"x" * 50_000 + b'"}',
+        b"[" * 60_000,
     ]
 )
 
@@ -158,31 +162,27 @@ NO_RECORDS = (
 def test_no_body_gives_a_500(serving: TestClient) -> None:
     for body in NO_RECORDS:
         answer = serving.post("/predict", content=body, headers={"content-type": "application/json"})
-        assert answer.status_code in (400, 422), (body[:12], len(body))
+        assert answer.status_code in (400, 413, 422), (body[:12], len(body))
         assert "detail" in json.loads(answer.text)
         assert len(answer.text) < 20_000, (body[:12], len(body))
-
-
-def test_another_content_type_is_refused(serving: TestClient) -> None:
-    body = json.dumps(EXAMPLE)
-    assert serving.post("/predict", content=body, headers={"content-type": "text/plain"}).status_code == 422
 
 
 def test_many_errors_are_counted_and_not_all_listed(serving: TestClient) -> None:
     answer = serving.post("/predict/batch", json={"records": [{}] * 1000})
     detail = answer.json()["detail"]
     assert len(detail) == 101
-    assert detail[-1]["msg"] == f"and {1000 * len(FEATURES) - 100} more errors"
+    assert re.fullmatch(r"and \d+ or more other errors", detail[-1]["msg"])
 
 
-def test_a_body_too_large_gives_413_whether_declared_or_not(serving: TestClient) -> None:
-    size = 5 * 2**20
-    declared = serving.post("/predict", content=b"x" * size, headers={"content-type": "application/json"})
-    pieces = (b" " * 2**20 for _ in range(5))
-    streamed = serving.post("/predict", content=pieces, headers={"content-type": "application/json"})
-    for answer in (declared, streamed):
+@pytest.mark.parametrize(("path", "limit"), [("/predict/batch", 4194304), ("/predict", 65536), ("/nowhere", 65536)])
+def test_a_body_too_large_gives_413_whether_declared_or_not(serving: TestClient, path: str, limit: int) -> None:
+    answers = [serving.post(path, content=b"x" * (limit + 1), headers={"content-type": "application/json"})]
+    if path != "/nowhere":  # where no body is read
+        pieces = (b" " * 2**15 for _ in range(limit // 2**15 + 1))
+        answers.append(serving.post(path, content=pieces, headers={"content-type": "application/json"}))
+    for answer in answers:
         assert answer.status_code == 413
-        assert "4194304 bytes" in answer.json()["detail"]
+        assert f"{limit} bytes" in answer.json()["detail"]
 
 
 def test_before_the_first_model_503_says_what_to_do(client: TestClient) -> None:
@@ -266,7 +266,7 @@ def test_openapi_documents_each_status_and_the_schemas_example(serving: TestClie
         *(f"/v2/models/modelo_penguin{version}{what}" for version in VERSIONS for what in ("", "/ready", "/infer")),
     }
     for path in ("/predict", "/predict/batch"):
-        assert set(api["paths"][path]["post"]["responses"]) == {"200", "400", "413", "422", "503"}
+        assert set(api["paths"][path]["post"]["responses"]) == {"200", "400", "413", "415", "422", "503"}
     for path, codes in (("/report", {"200", "404", "503"}), ("/models/{version}/report", {"200", "404", "422"})):
         responses = api["paths"][path]["get"]["responses"]
         assert set(responses) == codes
@@ -275,7 +275,7 @@ def test_openapi_documents_each_status_and_the_schemas_example(serving: TestClie
     record = api["components"]["schemas"]["Record"]
     body = api["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     assert list(body["examples"]["a record"]["value"].items()) == list(EXAMPLE.items())
-    assert record["required"] == [c.name for c in FEATURES]
+    assert record["required"] == [c.name for c in FEATURES if c.required]
 
 
 def post_text(client: TestClient, body: str) -> Any:
