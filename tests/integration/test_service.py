@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +305,69 @@ def test_a_body_of_100_mb_is_refused_while_it_is_read_and_memory_stays_flat(serv
         pass  # the service answered and hung up before all was sent
     assert max(highest, process.memory_info().rss) - before < 50 * 2**20
     assert service.client.post("/predict", json=EXAMPLE).status_code == 200
+
+
+def filled(head: bytes, value: bytes, tail: bytes) -> bytes:
+    """Return a body of 4 MiB that repeats a value."""
+    return head + value * ((4 * 2**20 - len(head) - len(tail)) // len(value)) + tail
+
+
+KEYS = b",".join(b'"%06x":1' % number for number in range(370_000))  # 4 MB
+INFER = "/v2/models/modelo_penguin/infer"
+HOSTILE: dict[str, tuple[str, bytes]] = {
+    "empty objects in a record": ("/predict", filled(b'{"a":[', b"{},", b"0]}")),
+    "empty lists in a record": ("/predict/batch", filled(b'{"records":[{"a":[', b"[],", b"0]}]}")),
+    "empty records": ("/predict/batch", filled(b'{"records":[', b"{},", b"{}]}")),
+    "numbers as records": ("/predict/batch", filled(b'{"records":[', b"1,", b"1]}")),
+    "a record of many fields": ("/predict/batch", b'{"records":[{%b}]}' % KEYS),
+    "a batch of many fields": ("/predict/batch", b"{%b}" % KEYS),
+    "10,000 records of nothing": ("/predict/batch", b'{"records":[%b]}' % b",".join([b"{}"] * 10_000)),
+    "nothing closed": ("/predict/batch", filled(b'{"records":[', b"[", b"")),
+    "many inputs": (INFER, filled(b'{"inputs":[', b"{},", b"{}]}")),
+    "many parameters": (INFER, b'{"inputs":[],"parameters":{%b}}' % KEYS),
+    "a shape of lists": (
+        INFER,
+        filled(b'{"inputs":[{"name":"island","datatype":"BYTES","data":[],"shape":[', b"[],", b"0]}]}"),
+    ),
+    "much feedback": ("/feedback", filled(b"[", b"{},", b"{}]")),
+    "feedback of many fields": ("/feedback", b"[{%b}]" % KEYS),
+}
+
+
+def peak(process: int, *, anew: bool = False) -> int:
+    """Return the most memory that a process has had, in bytes, since it was asked to count anew."""
+    if anew:
+        Path(f"/proc/{process}/clear_refs").write_text("5")
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process has had at most")
+def test_no_body_takes_much_memory(registry: Registry, publish: Publish, start_process: Start, tmp_path: Path) -> None:
+    service = serve(registry, publish, start_process, API_JOURNAL_DIR=str(tmp_path / "journal"))
+    rest = peak(service.process.pid, anew=True)
+    for name, (path, body) in HOSTILE.items():
+        answer = service.client.post(path, content=body, headers={"content-type": "application/json"})
+        assert answer.status_code in (400, 413, 422), (name, answer.text)
+        assert len(answer.content) < 50_000, name
+        assert peak(service.process.pid) - rest < 150 * 2**20, name
+    assert service.client.post("/predict", json=EXAMPLE).status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process has had at most")
+def test_many_readers_of_large_files_take_turns(service: Service, registry: Registry) -> None:
+    """A manifest and a report as large as they may be, each asked for by many at once."""
+    version = service.info()["version"]
+    huge = {"a": [{}] * (2**19)}
+    (registry.root / version / "manifest.json").write_text(json.dumps(huge, separators=(",", ":"))[: 2**21])
+    (registry.root / version / "report.html").write_bytes(b"x" * 2**22)
+    rest = peak(service.process.pid, anew=True)
+    with ThreadPoolExecutor(20) as threads:
+        address = f"http://127.0.0.1:{service.port}"
+        for path, status in (("/models", 200), ("/report", 404)):
+            answers = threads.map(lambda path: httpx2.get(address + path, timeout=120), [path] * 20)
+            assert {answer.status_code for answer in answers} == {status}
+    assert peak(service.process.pid) - rest < 150 * 2**20
 
 
 def test_clients_that_send_nothing_more_do_not_keep_others_waiting(service: Service) -> None:

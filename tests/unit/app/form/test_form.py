@@ -103,7 +103,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Opened]:
-    """Open the form. In the end, nothing may have been asked of others, gone wrong or been forbidden by its policy."""
+    """Open the form, or another page. In the end, nothing may have been asked of others, gone wrong or been forbidden by its policy."""
     wrong: list[str] = []
     contexts = []
 
@@ -111,7 +111,7 @@ def opened(browser: Browser) -> Iterator[Opened]:
         if not text.startswith(unless):
             wrong.append(text)
 
-    def goto(address: str, **options: Any) -> Page:
+    def goto(address: str, path: str = "/try", **options: Any) -> Page:
         context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
@@ -120,13 +120,25 @@ def opened(browser: Browser) -> Iterator[Opened]:
         page.on("pageerror", lambda error: note(str(error)))
         # What Chromium itself notes of a status that the tests ask for, is none of the page's.
         page.on("console", lambda message: note(message.text, unless=("Failed to load resource",)))
-        page.goto(f"{address}/try")
+        page.goto(f"{address}{path}")
         return page
 
     yield goto
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+@pytest.mark.parametrize("prefix", ["", "/birds"])
+def test_swagger_sends_the_example_under_its_policy(opened: Opened, published: Registry, prefix: str) -> None:
+    with served(published, root_path=prefix) as address:
+        page = opened(address + prefix, path="/")
+        operation = page.locator("#operations-predict-predict")
+        operation.locator(".opblock-summary-control").click()
+        operation.get_by_role("button", name="Try it out").click()
+        operation.get_by_role("button", name="Execute").click()
+        expect(operation.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+        expect(operation.locator(".live-responses-table .response-col_description").last).to_contain_text("Gentoo")
 
 
 def predict(page: Page) -> Any:
