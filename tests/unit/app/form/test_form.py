@@ -103,7 +103,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Opened]:
-    """Open the form, or another page. In the end, nothing may have been asked of others, gone wrong or been forbidden by its policy."""
+    """Open a page. In the end, nothing may have been asked of others, gone wrong or been forbidden by its policy."""
     wrong: list[str] = []
     contexts = []
 
