@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
@@ -16,18 +16,17 @@ ASSETS = "/static-offline-docs"  # where fastapi-offline puts Swagger's files
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
-def add_swagger(app: FastAPI) -> None:
+def add_swagger(app: FastAPI, prefix: str) -> None:
     """Add Swagger's page at /. Its one inline script is allowed by its hash, and nothing comes from elsewhere."""
 
     @app.get("/", include_in_schema=False)
-    async def swagger(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
+    async def swagger() -> HTMLResponse:
         page = get_swagger_ui_html(
-            openapi_url=f"{root}{app.openapi_url}",
+            openapi_url=f"{prefix}{app.openapi_url}",
             title=f"{app.title} - Swagger UI",
-            swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
+            swagger_js_url=f"{prefix}{ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{prefix}{ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{prefix}{ASSETS}/favicon.png",
         )
         script = _INLINE.findall(bytes(page.body).decode())
         hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in script)
@@ -52,7 +51,7 @@ class HeadAsGet:
 
 
 class WithoutPrefix:
-    """ASGI middleware that takes a prefix off the path, in case the proxy in front did not."""
+    """ASGI middleware that takes a prefix off the path, unless the proxy in front has done so."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self.app = app

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp
 
 from app.access import Keys, RequireKey, locked
-from app.admission import Admission, AdmitBody
+from app.admission import AdmitBody
 from app.bodies import add_schemas, batch_of, described
 from app.browsers import HeadAsGet, WithoutPrefix, add_swagger, allow_origins
 from app.dependencies import CurrentModel, CurrentNote, CurrentServer
@@ -105,12 +105,11 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        root_path=settings.root_path,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         generate_unique_id_function=lambda route: route.name,  # a generated client's functions are called so
     )
     app.state.model_server, app.state.metrics, app.state.journal = server, metrics, journal
-    admission = Admission(settings.max_body_bytes)
-    app.add_middleware(AdmitBody, admission=admission)
+    app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
     if keys:
         app.add_middleware(RequireKey, keys=keys)
@@ -121,7 +120,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     add_schemas(app, Batch, Feedback)
     inference_protocol.add_routes(app, keys)
     _add_open_routes(app, metrics=not port)
-    add_swagger(app)
+    add_swagger(app, settings.root_path)
     add_form(app, max_body_bytes=settings.max_body_bytes)
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
@@ -132,7 +131,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     )
     app.add_middleware(HeadAsGet)
     # In front of all middleware, Starlette's own included: together they cost as much as a prediction.
-    stack: ASGIApp = FastPredict(app.build_middleware_stack(), server, admission, keys, journal)
+    stack: ASGIApp = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes, keys, journal)
     if settings.root_path:
         stack = WithoutPrefix(stack, settings.root_path)
     if settings.cors_origins:

@@ -16,10 +16,10 @@ from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access import Keys
-from app.admission import Admission, declared_length
+from app.admission import limit_of
 from app.schemas import Record
 from app.serving.batches import answer_batch
-from app.serving.model_server import ModelServer, Served
+from app.serving.model_server import ModelServer
 
 if TYPE_CHECKING:
     from app.journal.journal import Journal
@@ -34,44 +34,36 @@ class FastPredict:
         self,
         app: ASGIApp,
         server: ModelServer,
-        admission: Admission,
+        max_bytes: int,
         keys: Keys | None = None,
         journal: Journal | None = None,
     ) -> None:
         self.app = app
         self.server = server
-        self.admission = admission
+        self.max_bytes = max_bytes
         self.keys = keys
         self.journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        served, length = self.server.served, self._plain_length(scope)
-        if served is None or served.fallback or not length:
+        served = self.server.served
+        if served is None or served.fallback or not self._is_plain(scope):
             await self.app(scope, receive, send)
             return
         key = ""
         if self.keys and not (key := self.keys.name_of(scope) or ""):
             await self.app(scope, receive, send)  # which answers 401
             return
-        if not self.admission.takes(length):
-            await self.app(scope, receive, send)  # which answers 503
-            return
-        try:
-            await self._answer(served, length, key, scope, receive, send)
-        finally:
-            self.admission.give_back(length)
-
-    async def _answer(self, served: Served, length: int, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter_ns()
         note = self.journal.note(scope["headers"]) if self.journal else None
         message = await receive()
         body = bytearray(message.get("body", b""))
-        while message.get("more_body") and len(body) <= length:
+        limit = limit_of(scope["path"], self.max_bytes)
+        while message.get("more_body") and len(body) <= limit:
             message = await receive()
             body += message.get("body", b"")
         try:
-            if message["type"] != "http.request" or message.get("more_body") or len(body) > length:
-                raise ValueError("the body is incomplete or longer than it says")
+            if message["type"] != "http.request" or message.get("more_body") or len(body) > limit:
+                raise ValueError("the body is incomplete or too large")
             if scope["path"] == "/predict":
                 answer = to_json(served.answer(_record_of(body), note))
             elif scope["query_string"]:
@@ -89,22 +81,22 @@ class FastPredict:
         # `CountRequests` sees ordinary requests only, because inspecting each message costs more than counting.
         self.server.recorder.answered(scope["path"], 200, perf_counter_ns() - started, key)
 
-    def _plain_length(self, scope: Scope) -> int:
-        """Return the length of a JSON POST to one of the two paths, with no header given twice; of anything else, 0."""
+    def _is_plain(self, scope: Scope) -> bool:
+        """Whether this is a JSON POST of allowed length to one of the two paths, with no header given twice."""
         if scope["type"] != "http" or scope["path"] not in ("/predict", "/predict/batch"):
-            return 0
-        if (root_path := scope.get("root_path")) and scope["path"].startswith(root_path):
-            return 0
+            return False
         headers = dict(scope["headers"])
-        length = declared_length(headers.get(b"content-length", b""))
-        is_plain = (
+        length = headers.get(b"content-length", b"")
+        return (
             scope["method"] == "POST"
+            and not scope.get("root_path")
             and len(headers) == len(scope["headers"])
             and headers.get(b"content-type") == b"application/json"
             and b"content-encoding" not in headers
-            and length <= self.admission.limit_of(scope["path"])
+            and length.isdigit()
+            and len(length) < 10  # the ordinary route judges longer ones
+            and int(length) <= limit_of(scope["path"], self.max_bytes)
         )
-        return length if is_plain else 0
 
 
 def _replay(body: bytes, last: Message, receive: Receive) -> Receive:

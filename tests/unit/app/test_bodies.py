@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +10,7 @@ import pytest
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.testclient import TestClient
-from starlette.types import Message, Receive, Scope, Send
 
-from app.admission import MAX_HELD_BYTES, Admission, AdmitBody
 from app.bodies import MAX_FIELDS, MAX_VALUES, PIECE_ROWS, batch_of
 from app.errors import ERRORS_SHOWN
 from app.main import create_app
@@ -115,47 +112,3 @@ def test_a_record_or_a_batch_of_too_many_fields_is_not_listed_field_by_field() -
     assert (fault["type"], fault["loc"]) == ("too_many_fields", ("body", "records", 1))
     assert "it has 100000 fields. Accepted: island" in fault["msg"]
     assert len(faults_of(json.dumps({"records": [EXAMPLE], **fields}).encode())) <= MAX_FIELDS
-
-
-def test_bodies_that_arrive_together_hold_so_many_bytes_at_most() -> None:
-    """Requests that stop in the middle of their body, until there are too many; then one more is refused."""
-    admission = Admission(4 * 2**20)
-    statuses: list[int] = []
-
-    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            while (await receive()).get("more_body"):
-                pass
-            statuses.append(200)
-        except HTTPException as error:
-            statuses.append(error.status_code)
-
-    async def request(mebibytes: int, waiting: asyncio.Event | None = None) -> None:
-        coming = [{"type": "http.request", "body": b"x" * 2**20, "more_body": True} for _ in range(mebibytes)]
-
-        async def receive() -> Message:
-            if coming:
-                return coming.pop()
-            if waiting:
-                await waiting.wait()
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: Message) -> None: ...
-
-        scope = {"type": "http", "method": "POST", "path": "/predict/batch", "headers": []}
-        await AdmitBody(endpoint, admission)(scope, receive, send)
-
-    async def exchange() -> None:
-        go_on = asyncio.Event()
-        waiting = [asyncio.create_task(request(4, go_on)) for _ in range(MAX_HELD_BYTES // (4 * 2**20))]
-        while admission.held < MAX_HELD_BYTES:
-            await asyncio.sleep(0)
-        await request(1)
-        assert statuses == [503]
-        go_on.set()
-        await asyncio.gather(*waiting)
-        await request(4)
-        assert statuses == [503] + [200] * (len(waiting) + 1)
-
-    asyncio.run(asyncio.wait_for(exchange(), 60))
-    assert admission.held == 0

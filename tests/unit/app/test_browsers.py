@@ -65,7 +65,7 @@ def test_behind_a_prefix_all_is_as_without(service_with: Callable[..., TestClien
     with service_with() as plain, service_with(root_path="/birds") as service:
         for prefix in ("/birds", ""):  # as it is, and as a proxy that takes it off sends it
             assert service.post(f"{prefix}/predict", json=EXAMPLE).json() == plain.post("/predict", json=EXAMPLE).json()
-            for path in PAGES:
+            for path in (*PAGES, "/static-offline-docs/swagger-ui.css", "/try/form.css"):
                 assert service.get(f"{prefix}{path}").status_code == 200, prefix + path
         page = service.get("/birds/").text
         assert "url: '/birds/openapi.json'" in page

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.admission import Admission
 from app.main import create_app
 from app.serving import batches, shortcut
 from app.serving.shortcut import FastPredict
@@ -44,7 +43,7 @@ class Both:
             self.ordinary += 1
             await plain(scope, receive, send)
 
-        self.fast = FastPredict(counted, server, Admission(LIMIT))
+        self.fast = FastPredict(counted, server, LIMIT)
 
     def same(self, body: bytes | list[bytes], headers: Any = None, path: str = "/predict", **scope: Any) -> Answer:
         """Send it to both, compare what they answer, and return that."""
