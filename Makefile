@@ -41,7 +41,7 @@ lint: .venv/installed ## run ruff and mypy
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 
 lock: $(UV) ## recompile the three requirements files from pyproject.toml
-	@$(COMPILE) --group dev --output-file requirements-dev.txt
+	@$(COMPILE) --group dev --constraint airflow-constraints.txt --output-file requirements-dev.txt
 	@$(COMPILE) --group dag --constraint requirements-dev.txt --output-file requirements.txt
 	@$(COMPILE) --group api --constraint requirements-dev.txt --output-file app/requirements.txt
 

@@ -339,6 +339,16 @@ def test_the_api_image_holds_no_tests_of_its_libraries(stack: Stack) -> None:
     assert stack.compose("exec", "-T", "api", "python", "-c", code).strip() == "True []"
 
 
+def test_the_airflow_image_keeps_every_version_that_it_is_published_with(stack: Stack) -> None:
+    (base,) = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    published, built = (
+        set(docker("run", "--rm", "--entrypoint", "pip", image, "freeze").splitlines())
+        for image in (base, f"{stack.project}-airflow")
+    )
+    assert len(published) > 100
+    assert published - built == set()
+
+
 def test_ports_are_bound_to_this_machine_only_unless_asked_otherwise(stack: Stack) -> None:
     bound = {
         service: [port["HostIp"] for ports in c["HostConfig"]["PortBindings"].values() for port in ports]
