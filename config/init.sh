@@ -8,13 +8,13 @@ umask 027
 # Ends it here if others could log in with the tutorial's password, and says so if the API asks them for no key.
 python config/exposure.py
 
-# Creates a secret unless it exists: 32 random bytes in URL-safe base64, as Fernet requires.
-secret() { # FILE GROUP
-  [[ -s $1 ]] || head -c 32 /dev/urandom | base64 | tr '+/' '-_' >"$1"
+# Creates a secret unless it exists: random bytes in URL-safe base64, 32 of them as Fernet requires.
+secret() { # FILE GROUP [BYTES]
+  [[ -s $1 ]] || head -c "${3:-32}" /dev/urandom | base64 | tr '+/' '-_' >"$1"
   chown "$AIRFLOW_UID:$2" "$1" && chmod 640 "$1"
 }
 secret secrets/fernet_key 0
-secret secrets/jwt_secret 0
+secret secrets/jwt_secret 0 48 # 64 characters in one line: PyJWT warns of less
 secret secrets/api_secret_key 0
 secret .local/model_signing.key "$API_GID"
 

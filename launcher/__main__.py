@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import sys
 import time
@@ -29,7 +30,10 @@ from launcher.environment import (
     environment,
     port_from_environment,
 )
+from launcher.keeper import holders_of
 from launcher.processes import COMPONENT_LOGS, Processes, wait_until
+
+SECONDS_TO_END = 20  # for what a launcher that was killed has left: the keeper ends it in 8 to 13
 
 # What needs the declaration is imported in the functions, once main() has looked at that.
 if TYPE_CHECKING:
@@ -110,15 +114,36 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
 
 
 @contextmanager
-def only_one() -> Iterator[None]:
-    """Lock this checkout's state: two launchers on one database would corrupt it."""
+def only_one() -> Iterator[int]:
+    """Lock this checkout's state, because two launchers on one database would corrupt it. Yield the lock's descriptor.
+
+    What the launcher starts inherits it: if the launcher is killed, the lock is held until the last of that has ended.
+    """
     LOCAL.mkdir(exist_ok=True)
-    with (LOCAL / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LaunchError("`make run` is running in this folder already. Stop that one first.") from None
-        yield
+    path = LOCAL / "lock"
+    deadline = time.monotonic() + SECONDS_TO_END
+    with path.open("a+") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                lock.seek(0)
+                launcher, holders = lock.read(), holders_of(path)
+            if launcher in holders:
+                raise LaunchError(
+                    f"`make run` is running in this folder already, and a second one would use its database, whatever "
+                    f"the ports. Stop that one first: Ctrl-C where it runs, or `kill {launcher}`"
+                )
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    "an earlier `make run` in this folder was killed, and left processes that use its database. "
+                    f"End them first: `kill -9 {' '.join(holders)}`"
+                )
+            time.sleep(0.2)
+        lock.truncate(0)
+        print(os.getpid(), end="", file=lock, flush=True)
+        yield lock.fileno()
 
 
 def main() -> int:
@@ -136,13 +161,13 @@ def main() -> int:
     try:
         if wrong := mistake():
             raise LaunchError(wrong)
-        airflow_port = port_from_environment("AIRFLOW_PORT", 8080)
-        api_port = port_from_environment("API_PORT", 8989)
-        if airflow_port == api_port:
-            raise LaunchError(f"AIRFLOW_PORT and API_PORT are both {api_port}; choose two different ones")
-        with only_one():
+        with only_one() as lock:
+            airflow_port = port_from_environment("AIRFLOW_PORT", 8080)
+            api_port = port_from_environment("API_PORT", 8989)
+            if airflow_port == api_port:
+                raise LaunchError(f"AIRFLOW_PORT and API_PORT are both {api_port}; choose two different ones")
             connection = connection_from_environment()
-            processes = Processes(environment(airflow_port, api_port))
+            processes = Processes(environment(airflow_port, api_port), lock)
             try:
                 launch(
                     processes, Airflow(f"http://127.0.0.1:{airflow_port}"), f"http://127.0.0.1:{api_port}", connection

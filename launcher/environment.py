@@ -78,11 +78,11 @@ def _check_mysql(connection: dict[str, Any]) -> None:
         raise LaunchError(f"cannot connect to the MySQL server of MYSQL_URL: {error}") from error
 
 
-def secret(path: Path) -> str:
-    """Return a secret, created at the first start: 32 random bytes in base64."""
-    if not path.exists():
+def secret(path: Path, size: int = 32) -> str:
+    """Return a secret, created at the first start: random bytes in base64, 32 of them as Fernet requires."""
+    if not path.exists() or not path.stat().st_size:
         path.touch(mode=0o600)
-        path.write_text(urlsafe_b64encode(secrets.token_bytes(32)).decode())
+        path.write_text(urlsafe_b64encode(secrets.token_bytes(size)).decode())
     return path.read_text()
 
 
@@ -110,7 +110,7 @@ def environment(airflow_port: int, api_port: int, state: Path = LOCAL) -> dict[s
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(airflow_port),
             "AIRFLOW__API__SECRET_KEY": secret(state / "api_secret"),
-            "AIRFLOW__API_AUTH__JWT_SECRET": secret(state / "jwt_secret"),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secret(state / "jwt_secret", 48),  # 64 characters: PyJWT warns of less
             "AIRFLOW__CORE__AUTH_MANAGER": AUTH_MANAGER,
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{airflow_port}/execution/",

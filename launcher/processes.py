@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 import time
@@ -11,39 +10,46 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx2
-import psutil
 
 from launcher import ROOT
 from launcher.console import LaunchError, Stop
+from launcher.keeper import end
 
 COMPONENT_LOGS = ROOT / "logs" / "components"
-SECONDS_TO_STOP = 8  # the triggerer takes 10 to notice that its own child has ended; killing it loses nothing
-PR_SET_CHILD_SUBREAPER = 36
 
 
 class Processes:
-    """The processes that were started, and all their descendants."""
+    """The programs that were started, each with its descendants. They end with the launcher, however it ends.
 
-    def __init__(self, env: dict[str, str], logs: Path = COMPONENT_LOGS) -> None:
+    All of them inherit the descriptor `lock`.
+    """
+
+    def __init__(self, env: dict[str, str], lock: int, logs: Path = COMPONENT_LOGS) -> None:
         self.env = env
+        self.lock = lock
         self.logs = logs
         self.stopping = False
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         logs.mkdir(parents=True, exist_ok=True)
-        if sys.platform == "linux":
-            # Adopt the children of a child that died, so that stop() finds them.
-            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.keeper = self._popen("keeper", sys.executable, "-m", "launcher.keeper", stdin=subprocess.PIPE)
 
     def start(self, name: str, *command: str) -> None:
+        self.running[name] = self._popen(name, *command)
+        assert self.keeper.stdin
+        self.keeper.stdin.write(b"%d\n" % self.running[name].pid)
+        self.keeper.stdin.flush()
+
+    def _popen(self, name: str, *command: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         with self.log(name).open("wb") as log:
-            # A new session: Ctrl-C reaches this launcher alone, which then stops the others in order.
-            self.running[name] = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env=self.env,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=[self.lock],
+                # Ctrl-C reaches this launcher alone, which then stops the others in order.
                 start_new_session=True,
             )
 
@@ -60,7 +66,7 @@ class Processes:
         """Raise LaunchError if a process has ended, and Stop if the user asked to stop."""
         if self.stopping:
             raise Stop
-        for name, process in self.running.items():
+        for name, process in {**self.running, "keeper": self.keeper}.items():
             if (code := process.poll()) is not None:
                 self._died(name, code)
 
@@ -69,26 +75,12 @@ class Processes:
 
     def stop(self) -> None:
         """Terminate everything, and kill what does not end in time, whatever its process group."""
-        for process in self.running.values():
-            if process.poll() is None:
-                process.terminate()
-        deadline = time.monotonic() + SECONDS_TO_STOP
-        while (left := _descendants()) and time.monotonic() < deadline:
-            psutil.wait_procs(left, timeout=0.2)
-            if all(process.poll() is not None for process in self.running.values()):
-                deadline = min(deadline, time.monotonic() + 3)  # nobody tells orphans to end
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=5)
+        end({process.pid for process in self.running.values()})
+        self.keeper.communicate(timeout=30)
 
     def _died(self, name: str, code: int) -> NoReturn:
         tail = self.log(name).read_text(errors="replace").splitlines()[-30:]
         raise LaunchError("\n".join([f"{name} ended with exit code {code}. The end of {self.log(name)}:", *tail]))
-
-
-def _descendants() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def wait_until(what: str, ready: Callable[[], Any], processes: Processes, seconds: float) -> Any:

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -103,7 +104,7 @@ def check_libraries(manifest: Mapping[str, Any]) -> None:
 
 
 def check_columns(manifest: Mapping[str, Any]) -> None:
-    """Raise ModelError if the manifest's model was trained on a table other than the schema's.
+    """Raise ModelError if the manifest's model was trained on another table than the imported schema's.
 
     Ranges and descriptions may change. A pipeline is fitted to names, order, kinds, categories and classes.
     """
@@ -114,12 +115,15 @@ def check_columns(manifest: Mapping[str, Any]) -> None:
     trained += [f"the class {name}" for name in manifest["classes"]]
     here += [f"the class {name}" for name in TARGET.values]
     only_trained, only_here = (
-        ", ".join(what for what in these if what not in those) or "nothing, or a different order"
+        shorten(", ".join(what for what in these if what not in those), 300, placeholder=" …")
+        or "nothing, or a different order"
         for these, those in ((trained, here), (here, trained))
     )
     raise ModelError(
-        f"trained on another table, not the one that plugins/penguins/schema.py declares. Only in the model: "
-        f"{only_trained}. Only in the schema: {only_here}. Trigger the DAG modelo_penguin to train on the schema's."
+        "trained on another table than the one with which this service was started. "
+        f"Only in the model: {only_trained}. Only in the schema: {only_here}. "
+        "If plugins/penguins/schema.py was changed since, start the service again: `make run`, or "
+        "`docker compose up --build -d`. Otherwise trigger the DAG modelo_penguin."
     )
 
 

@@ -288,14 +288,20 @@ def test_the_model_of_another_table_is_refused(
     fork: Fork, registry: Registry, publish: Callable[[], dict[str, Any]]
 ) -> None:
     """The penguins' model is still there on the first morning: it must be neither served nor taken for trained."""
-    publish()
+    version = publish()["version"]
+    schema = fork.root / "plugins" / "penguins" / "schema.py"
+    penguins = schema.read_text()
     fork.declare(code_blocks(OWN_TABLE, "python")[1])
     fork.airflow.models, fork.airflow.key_file = registry.root, registry.key_file
     with fork.service() as service:
+        schema.write_text(penguins)  # which the running service does not notice
         refused = service.client.post("/predict", json={})
         assert refused.status_code == 503
-        assert "trained on another table, not the one that plugins/penguins/schema.py declares" in refused.text
-        assert "Trigger the DAG" in refused.text
+        assert "trained on another table than the one with which this service was started" in refused.text
+        assert "was changed since, start the service again" in refused.text
+    with fork.service() as service:
+        service.wait_for_version(version)
+    fork.declare(code_blocks(OWN_TABLE, "python")[1])
     code = (
         "from launcher.__main__ import trained_version; from penguins.registry import Registry; "
         "print(trained_version(Registry.from_environment()))"

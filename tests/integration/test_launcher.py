@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,13 @@ def launch(start: Start, folder: Path, env: dict[str, str]) -> subprocess.Popen[
     return start(sys.executable, "-m", "launcher", cwd=folder, env=inherited | env)
 
 
-def output_until_ready(launcher: subprocess.Popen[str]) -> str:
+def output_until(launcher: subprocess.Popen[str], last: str = READY) -> str:
     """Return what the launcher printed until it was ready. It exits by itself if a step takes too long."""
     lines = []
     assert launcher.stdout
     for line in launcher.stdout:
         lines.append(line)
-        if READY in line:
+        if last in line:
             return "".join(lines)
     raise AssertionError("".join(lines))
 
@@ -232,7 +232,7 @@ def test_a_first_start_trains_and_serves(start_process: Start, copy: Path, ports
     (copy / "dags" / "listener.py").write_text(LISTENER)
     put_what_trains_again(copy / "dags")
     launcher = launch(start_process, copy, ports)
-    output = output_until_ready(launcher)
+    output = output_until(launcher)
     for task in TASKS:
         assert f"{task:<18} success" in output
     airflow_url, api_url = (f"http://127.0.0.1:{port}" for port in ports.values())
@@ -253,7 +253,10 @@ def test_a_first_start_trains_and_serves(start_process: Start, copy: Path, ports
     for name in ("listener", "retrain_weekly", "retrain_on_new_file"):
         (copy / "dags" / f"{name}.py").unlink()
 
-    addresses = {c.laddr.ip for p in processes_in(copy) for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+    addresses = set()
+    for process in processes_in(copy):
+        with suppress(psutil.NoSuchProcess):  # Airflow's that parse the DAGs come and go
+            addresses |= {c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
     assert addresses == {"127.0.0.1"}
     made = {path.name for path in copy.iterdir()}
     assert made == {"app", "config", "dags", "launcher", "plugins", ".local", "models", "logs"}
@@ -262,6 +265,7 @@ def test_a_first_start_trains_and_serves(start_process: Start, copy: Path, ports
     said, _ = refused.communicate(timeout=60)
     assert refused.returncode == 1
     assert "running in this folder already" in said
+    assert said.endswith(f"or `kill {launcher.pid}`\n")
 
     stop(launcher, signal.SIGINT, copy)
 
@@ -274,7 +278,7 @@ def test_a_second_start_reuses_the_model_and_a_mysql_server_takes_the_place_of_s
     with query(mysql_url, f"DROP TABLE IF EXISTS {TABLE}"):
         pass
     launcher = launch(start_process, copy, {**ports, "MYSQL_URL": mysql_url})
-    output = output_until_ready(launcher)
+    output = output_until(launcher)
     assert "Training" not in output
     airflow_url, api_url = (f"http://127.0.0.1:{port}" for port in ports.values())
     assert httpx2.get(f"{api_url}/model-info", timeout=60).json()["version"] == version
@@ -287,6 +291,41 @@ def test_a_second_start_reuses_the_model_and_a_mysql_server_takes_the_place_of_s
     with query(mysql_url, f"SELECT COUNT(*) FROM {TABLE}") as cursor:
         assert cursor.fetchone() == (344,)
     stop(launcher, signal.SIGTERM, copy)
+
+
+def test_a_launcher_that_was_killed_takes_all_with_it_and_the_next_one_starts_on_its_ports(
+    start_process: Start, copy: Path, ports: dict[str, str]
+) -> None:
+    """It goes on where the second start ended."""
+    launcher = launch(start_process, copy, ports)
+    output_until(launcher, "Airflow is healthy")
+    assert len(psutil.Process(launcher.pid).children(recursive=True)) >= 5
+    launcher.kill()
+    following = launch(start_process, copy, ports)
+    output_until(following)
+    stop(following, signal.SIGTERM, copy)
+
+
+def test_what_a_killed_launcher_left_is_named_with_what_to_do_whatever_the_ports(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
+) -> None:
+    """If its keeper is killed as well, nobody ends the others."""
+    folder = tmp_path / "p"
+    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    (folder / "app" / "__main__.py").write_text("import time\ntime.sleep(300)\n")
+    launcher = launch(start_process, folder, ports)
+    output_until(launcher, "Preparing")
+    (keeper,) = (p for p in psutil.Process(launcher.pid).children() if "launcher.keeper" in p.cmdline())
+    launcher.send_signal(signal.SIGSTOP)
+    keeper.kill()
+    launcher.kill()
+    other = {"AIRFLOW_PORT": str(free_port()), "API_PORT": str(free_port())}
+    for chosen in (ports, other):
+        said, _ = launch(start_process, folder, chosen).communicate(timeout=60)
+        assert "was killed, and left processes that use its database" in said
+    advised = re.findall(r"`(kill -9 [\d ]+)`", said)
+    subprocess.run(["sh", "-c", *advised], check=True)
+    wait_for(lambda: processes_in(folder) == [])
 
 
 def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(
@@ -341,7 +380,7 @@ def test_a_taken_port_is_said_before_anything_starts(
     assert launcher.returncode == 1
     assert f"port {ports[taken]} cannot be used: Address already in use" in output
     assert f"{taken}={int(ports[taken]) + 1} make run" in output
-    assert not (tmp_path / "p" / ".local").exists()
+    assert [path.name for path in (tmp_path / "p" / ".local").iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ def serving_manifest(registry: Registry) -> tuple[dict[str, Any] | None, Baselin
         return None, Baseline(outcome="first version", note="no version serves yet")
     except RegistryError as error:
         return None, Baseline(version, note=f"the serving version cannot be trusted: {error}")
-    except ModelError as error:
-        note = f"this is the first version of this table; the serving version {version} was {error}"
+    except ModelError:
+        note = f"this is the first version of this table; the serving version {version} was trained on another table"
         return None, Baseline(version, outcome="first version", note=note)
     return manifest, Baseline(version)
 

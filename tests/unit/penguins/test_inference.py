@@ -198,11 +198,19 @@ def test_a_model_of_another_table_is_refused_and_both_are_named(
     pickled: bytes, manifest: dict[str, Any], change: Callable[[dict[str, Any]], None]
 ) -> None:
     change(manifest)
-    with pytest.raises(
-        ModelError, match="trained on another table, not the one that plugins/penguins/schema"
-    ) as caught:
+    with pytest.raises(ModelError, match="trained on another table than the one with which this service was") as caught:
         load_model(pickled, manifest)
-    assert "Trigger the DAG modelo_penguin" in str(caught.value)
+    said = str(caught.value)
+    assert "Only in the model: " in said
+    assert "If plugins/penguins/schema.py was changed since, start the service again: `make run`, or" in said
+    assert said.endswith("Otherwise trigger the DAG modelo_penguin.")
+
+
+def test_a_long_difference_between_two_tables_is_cut(pickled: bytes, manifest: dict[str, Any]) -> None:
+    manifest["columns"] += [{**manifest["columns"][1], "name": f"wing_{number}"} for number in range(1000)]
+    with pytest.raises(ModelError, match=r"Only in the model: wing_0 .* …\. Only in the schema: nothing") as caught:
+        load_model(pickled, manifest)
+    assert len(str(caught.value)) < 1000
 
 
 def test_what_is_no_classifier_is_refused(pickled: bytes, manifest: dict[str, Any]) -> None:
