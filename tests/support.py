@@ -155,8 +155,8 @@ class Service:
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def wait(self, ready: Callable[[], Any]) -> Any:
-        """Return the first true value, within half a minute."""
-        for _ in range(600):
+        """Return the first true value, within two minutes."""
+        for _ in range(2400):
             assert self.process.poll() is None
             try:
                 if value := ready():
