@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import SHARED_FOLDER
+from app.connections import BOUNDS
 from app.journal.writer import FolderError, prepare
 from app.main import create_app
 from app.monitoring.port import bound_socket
@@ -66,4 +67,5 @@ if __name__ == "__main__":
             workers=settings.workers,
             access_log=False,
             log_config=None,
+            **BOUNDS,
         )

@@ -12,10 +12,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from app.connections import BOUNDS
 from app.monitoring.metrics import Metrics
 from app.settings import Settings
 
-SECONDS_TO_STOP = 2
+SECONDS_TO_STOP = 1
 
 
 def bound_socket(host: str, port: int, *, shared: bool) -> socket.socket:
@@ -55,7 +56,7 @@ class MetricsPort:
     def start(self) -> None:
         """Listen from now on, or raise OSError if the port is taken."""
         self._socket = bound_socket(*self._address, shared=self._shared)
-        config = uvicorn.Config(self._app, lifespan="off", access_log=False, log_config=None)
+        config = uvicorn.Config(self._app, lifespan="off", access_log=False, log_config=None, **BOUNDS)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="metrics-port", daemon=True
