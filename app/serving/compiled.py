@@ -314,7 +314,7 @@ def _compile_apart(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
 def warm_up() -> None:
     """Start a compiler ahead of the first version: most of its time goes into imports, and nobody waits for them yet.
 
-    Not for several workers, as each would hold the memory for it, some 170 MB.
+    Not for several workers, as each would hold the memory for it, some 130 MB.
     """
     if SHARED_FOLDER not in os.environ:
         with suppress(OSError):  # such as too little memory: then the first version tries it again

@@ -7,7 +7,6 @@ bisection, through the pipeline's own arithmetic.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,6 @@ from app.serving.compiled import Compiled, CompileError, Layout
 from penguins.inference import Record, to_frame
 from penguins.schema import CATEGORIES, EXAMPLE, NUMBERS
 
-BITS = 64  # of a float64
 PARTS = 16
 ROWS_AT_ONCE = 10_000
 SIGN = np.int64(-(2**63))
@@ -106,7 +104,7 @@ def _thresholds(pipeline: Pipeline, layout: Layout) -> list[np.ndarray]:
     none, every = ~goes_left(_value(low)), goes_left(_value(high))
     parts = min(max(ROWS_AT_ONCE // longest, 2), PARTS)
     cuts = np.arange(1, parts)[:, None, None]
-    for _ in range(math.ceil(BITS / math.log2(parts)) + 4):  # 4, because the parts of few places are not equal
+    while (low + 1 < high).any():
         step = np.maximum(high // parts - low // parts, 1)
         left = goes_left(_value(np.minimum(low + cuts * step, high))).sum(axis=0)
         low, high = low + left * step, np.where(left < parts - 1, low + (left + 1) * step, high)
