@@ -339,10 +339,10 @@ def test_while_the_first_version_loads_every_503_says_so(
     paths = ["/health/ready", "/model-info", "/report", "/v2/health/ready", "/v2/models/modelo_penguin/ready"]
 
     def answers() -> list[httpx2.Response]:
-        urls = [f"http://127.0.0.1:{service.port}{path}" for path in paths]
-        body = {"json": EXAMPLE, "timeout": 60}
-        predict = f"http://127.0.0.1:{service.port}/predict"
-        return [httpx2.post(predict, **body), *(httpx2.get(url, timeout=60) for url in urls)]  # any worker each
+        """Return the answers on new connections, each of which may go to any worker."""
+        url = f"http://127.0.0.1:{service.port}"
+        predicted = httpx2.post(f"{url}/predict", json=EXAMPLE, timeout=60)
+        return [predicted, *(httpx2.get(url + path, timeout=60) for path in paths)]
 
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # whoever compiles waits for it
