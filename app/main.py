@@ -53,7 +53,7 @@ DESCRIPTION = (
     "Each response names the version that made it. For people there is [a form](try)."
 )
 NOT_READY: dict[int | str, dict[str, Any]] = {
-    503: {"model": Problem, "description": "No model is ready yet: trigger the DAG `modelo_penguin`."}
+    503: {"model": Problem, "description": "No model is ready yet. The body says what to do."}
 }
 # By reference, because FastAPI would document the errors of an HTML route as HTML too.
 _PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}

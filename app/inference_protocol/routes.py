@@ -31,7 +31,7 @@ PATH = f"/v2/models/{MODEL}"
 EXTENSIONS = ["binary_tensor_data"]
 _LENGTH = "Inference-Header-Content-Length"
 Errors = dict[int | str, dict[str, Any]]
-NOT_READY: Errors = {503: {"model": Failure, "description": "No model is ready yet: trigger the DAG `modelo_penguin`."}}
+NOT_READY: Errors = {503: {"model": Failure, "description": "No model is ready yet. The body says what to do."}}
 OTHER_VERSION: Errors = {404: {"model": Failure, "description": "Another version serves."}}
 BAD_REQUEST: Errors = {
     400: {"model": Failure, "description": "It is not a request of the protocol, or not one for this model."},

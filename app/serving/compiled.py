@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import pickle
+import select
 import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from penguins.inference import (
 from penguins.schema import CATEGORIES, NUMBERS
 
 SECONDS_TO_COMPILE = 120
+SECONDS_TO_ANSWER = 30  # of a compiler that waits; on a busy machine, its imports may have taken up to 20
 # The graph's probabilities are float32 and proven within 1e-6. More digits mean nothing, and 0.99 reads better.
 ROUNDING = 10**7
 
@@ -88,6 +91,8 @@ class Compiled:
 
 Answer = Compiled | CompileError | ModelError
 Inputs = dict[str, np.ndarray]
+
+_waiting: list[subprocess.Popen[bytes]] = []  # one at most; a list, because only one thread can pop it
 
 
 class CompiledModel(ABC):
@@ -292,19 +297,60 @@ def _compile_once(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
 
 
 def _compile_apart(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
-    """Run the compiler in a separate process."""
+    """Run the compiler in a separate process: the one that waits, or a new one."""
+    with _answering() or _start() as compiler:
+        try:
+            answer, errors = compiler.communicate(pickle.dumps((pickled, manifest)), timeout=SECONDS_TO_COMPILE)
+        except subprocess.TimeoutExpired:
+            return CompilerLostError(f"compiling takes more than {SECONDS_TO_COMPILE} s")
+        finally:
+            compiler.kill()
+    if compiler.returncode:
+        last = errors.decode(errors="replace").strip().splitlines()[-1:]
+        return CompilerLostError(f"the compiler ended with exit code {compiler.returncode} {' '.join(last)}".strip())
+    return pickle.loads(answer)  # noqa: S301 - from our own process
+
+
+def warm_up() -> None:
+    """Start a compiler ahead of the first version: most of its time goes into imports, and nobody waits for them yet.
+
+    Not for several workers, as each would hold the memory for it, some 130 MB.
+    """
+    if SHARED_FOLDER not in os.environ:
+        with suppress(OSError):  # such as too little memory: then the first version tries it again
+            _waiting.append(_start())
+
+
+def cool_down() -> None:
+    """End the compiler that waits, if no version has used it."""
+    with suppress(IndexError), _waiting.pop() as compiler:
+        compiler.kill()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.serving.compiler", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # what a process that died did not take must not be left to be written at its end
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def _answering() -> subprocess.Popen[bytes] | None:
+    """Return the compiler that waits, if there is one and it answers. One that died or hangs is ended."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "app.serving.compiler", str(os.getpid())],
-            input=pickle.dumps((pickled, manifest)),
-            capture_output=True,
-            timeout=SECONDS_TO_COMPILE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            check=True,
-        )
-    except subprocess.TimeoutExpired:
-        return CompilerLostError(f"compiling takes more than {SECONDS_TO_COMPILE} s")
-    except subprocess.CalledProcessError as error:
-        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return CompilerLostError(f"the compiler ended with exit code {error.returncode} {' '.join(last)}".strip())
-    return pickle.loads(done.stdout)  # noqa: S301 - from our own process
+        compiler = _waiting.pop()
+    except IndexError:
+        return None
+    assert compiler.stdin
+    assert compiler.stdout
+    with suppress(BrokenPipeError):
+        compiler.stdin.write(pickle.dumps(None))
+        answered, _, _ = select.select([compiler.stdout], [], [], SECONDS_TO_ANSWER)
+        if answered and compiler.stdout.read(1):
+            return compiler
+    with compiler:
+        compiler.kill()
+    return None

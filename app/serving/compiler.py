@@ -1,7 +1,8 @@
 """Compile a pickled pipeline into a proven ONNX graph. `compiled.py` runs `python -m app.serving.compiler PARENT`.
 
 Reads the pickled (pickle, manifest) from standard input and writes the pickled answer to standard output: a `Compiled`,
-a CompileError if the pipeline itself has to serve, or a ModelError if the model must not serve at all.
+a CompileError if the pipeline itself has to serve, or a ModelError if the model must not serve at all. Before that, it
+answers each None with one byte.
 """
 
 from __future__ import annotations
@@ -195,7 +196,10 @@ def main() -> None:
     threading.Thread(target=_exit_with, args=(int(sys.argv[1]),), daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as answer_to:
         os.dup2(2, 1)  # anything else that is printed must not corrupt the answer
-        pickled, manifest = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the service, which verified it
+        while (given := pickle.load(sys.stdin.buffer)) is None:  # noqa: S301 - from the service, which verified it
+            answer_to.write(b"!")  # it asks whether this process is there
+            answer_to.flush()
+        pickled, manifest = given
         answer: Answer
         try:
             answer = compile_model(load_model(pickled, manifest), manifest["golden"])

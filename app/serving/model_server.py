@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from app.errors import ModelNotReadyError
 from app.monitoring.counts import Counts, Recorder
-from app.serving.compiled import load
+from app.serving.compiled import cool_down, load, warm_up
 from app.serving.watch import Look, Looks
 from penguins.data.drift import Drift
 from penguins.inference import ModelError, Predictor
@@ -97,6 +98,8 @@ class ModelServer:
     def start(self) -> None:
         """Refresh once, so that an existing model serves the first request. Then watch the pointer."""
         self.refresh()
+        if self.served is None:
+            warm_up()
         self._stop.clear()
         self._thread = threading.Thread(target=self._watch, name="model-watch", daemon=True)
         self._thread.start()
@@ -105,6 +108,7 @@ class ModelServer:
         self._stop.set()
         if self._thread:
             self._thread.join(timeout=1)  # it may be waiting for a dead volume; as a daemon, it ends with the process
+        cool_down()
 
     def require(self) -> Served:
         """Return the serving model. ModelNotReadyError, with the reason, if there is none."""
@@ -136,6 +140,9 @@ class ModelServer:
             if self.served or self.refused:
                 problem = str(error)
         if version is not None and not self._is_known(version):
+            if self.refused is None or self.refused.version != version:  # else the reason is still the one to give
+                now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+                self._not_ready = f"version {version} was published, and has been loading since {now}: ask again"
             self._swap_in(version, look)
         if self.served is None and self.refused is not None and time.monotonic() >= self._retry_older_at:
             self._swap_in_newest_good(look)
@@ -153,6 +160,7 @@ class ModelServer:
             look.allow(file_bytes=self.registry.manifest(version)["size_bytes"])
             manifest, pickled = self.registry.read(version)
             look.no_more_reading()
+            self.looks.problem = None  # compiling takes seconds, in which nothing is wrong with the volume
             model, fallback = self._previously_served(manifest) or load(pickled, manifest)
             served = Served(manifest, model, fallback, Drift(manifest["histograms"]), self.recorder)
         except (RegistryError, ModelError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -39,6 +40,13 @@ def service(registry: Registry, publish: Publish, start_process: Start) -> Servi
 
 def serve(registry: Registry, publish: Publish, start_process: Start, **settings: str) -> Service:
     publish()
+    service = start(registry, start_process, **settings)
+    service.wait(lambda: service.client.get("/health/ready").is_success)
+    return service
+
+
+def start(registry: Registry, start_process: Start, **settings: str) -> Service:
+    """Return the service as soon as it answers, with a model or without."""
     port = free_port()
     env = os.environ | {
         "MODELS_DIR": str(registry.root),
@@ -50,7 +58,7 @@ def serve(registry: Registry, publish: Publish, start_process: Start, **settings
         **settings,
     }
     service = Service(start_process(sys.executable, "-m", "app", cwd=ROOT, env=env), port)
-    service.wait(lambda: service.client.get("/health/ready").is_success)
+    service.wait(lambda: service.client.get("/health/live").is_success)
     return service
 
 
@@ -384,6 +392,62 @@ def test_clients_that_send_nothing_more_do_not_keep_others_waiting(service: Serv
         for connection in slow:
             connection.close()
     assert service.client.post("/predict", json=EXAMPLE).status_code == 200
+
+
+def test_while_the_first_version_loads_every_503_says_so(
+    registry: Registry, publish: Publish, start_process: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    service = start(registry, start_process, API_WORKERS="2", TMPDIR=str(folder))
+    (shared,) = folder.glob("modelo_penguin-*")
+    paths = ["/health/ready", "/model-info", "/report", "/v2/health/ready", "/v2/models/modelo_penguin/ready"]
+
+    def answers() -> list[httpx2.Response]:
+        """Return the answers on new connections, each of which may go to any worker."""
+        url = f"http://127.0.0.1:{service.port}"
+        predicted = httpx2.post(f"{url}/predict", json=EXAMPLE, timeout=60)
+        return [predicted, *(httpx2.get(url + path, timeout=60) for path in paths)]
+
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever compiles waits for it
+        assert all("trigger the DAG" in answer.text for answer in answers())
+        said = f"version {publish()['version']} was published, and has been loading since 20"
+        service.wait(lambda: all(said in answer.text for _ in range(3) for answer in answers()))
+        assert {answer.status_code for answer in answers()} == {503}
+    service.wait(lambda: all(answer.is_success or "/report" in str(answer.url) for answer in answers()))
+
+
+def waiting_compiler(service: Service) -> psutil.Process:
+    (compiler,) = psutil.Process(service.process.pid).children()
+    assert "app.serving.compiler" in compiler.cmdline()
+    return compiler
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_first_version_is_compiled_by_the_process_that_waits_and_without_it_all_the_same(
+    registry: Registry, publish: Publish, start_process: Start, killed: bool
+) -> None:
+    service = start(registry, start_process)
+    compiler = waiting_compiler(service)
+    if killed:
+        compiler.kill()
+    version = publish()["version"]
+    service.wait_for_version(version)
+    assert service.info()["predictor"] == "onnx"
+    assert psutil.Process(service.process.pid).children() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_compiler_that_waits_ends_with_the_service(
+    registry: Registry, start_process: Start, number: signal.Signals
+) -> None:
+    service = start(registry, start_process)
+    compiler = waiting_compiler(service)
+    service.process.send_signal(number)
+    service.process.wait(timeout=60)
+    _, alive = psutil.wait_procs([compiler], timeout=60)
+    assert alive == []
 
 
 @pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])

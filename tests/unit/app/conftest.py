@@ -26,6 +26,7 @@ def compile_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app.serving.compiled, "_compile_apart", _compile_here)
         patch.setattr(app.serving.model_server, "load", _load)
+        patch.setattr(app.serving.model_server, "warm_up", lambda: None)
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,9 @@ from app.serving.compiled import (
     CompilerLostError,
     _compile_apart,
     compiled_model,
+    cool_down,
     load,
+    warm_up,
 )
 from app.serving.compiler import compile_model
 from penguins import inference
@@ -330,6 +333,57 @@ def test_a_compiler_that_was_lost_is_asked_again(
     for _ in range(2):
         assert load(*trained)[1] == "out of memory"
     assert len(asked) == 2
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
+    """A compiler that waits for the first version."""
+    monkeypatch.delenv(SHARED_FOLDER, raising=False)
+    warm_up()
+    yield psutil.Process(app.serving.compiled._waiting[0].pid)
+    cool_down()
+
+
+def test_a_compiler_that_waits_is_used_once(
+    trained: Trained, compile_apart: None, waiting: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = app.serving.compiled._start
+    monkeypatch.setattr(app.serving.compiled, "_start", lambda: pytest.fail("another one was started"))
+    model, fallback = load(*trained)
+    assert isinstance(model, CompiledModel)
+    assert fallback is None
+    assert not waiting.is_running()
+    monkeypatch.setattr(app.serving.compiled, "_start", start)
+    assert load(*trained)[1] is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_compiler_that_died_or_hangs_while_it_waits_is_only_a_new_start(
+    trained: Trained,
+    compile_apart: None,
+    waiting: psutil.Process,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    waiting.send_signal(number)
+    monkeypatch.setattr(app.serving.compiled, "SECONDS_TO_ANSWER", 0.2)
+    model, fallback = load(*trained)
+    assert isinstance(model, CompiledModel)
+    assert fallback is None
+    assert not waiting.is_running()
+
+
+def test_no_compiler_waits_if_none_can_be_started_or_several_workers_would_each_have_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(app.serving.compiled.sys, "executable", str(tmp_path / "none"))
+    warm_up()
+    assert app.serving.compiled._waiting == []
+    monkeypatch.undo()
+    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
+    warm_up()
+    assert app.serving.compiled._waiting == []
+    cool_down()
 
 
 def test_the_compiler_ends_with_the_service(tmp_path: Path) -> None:

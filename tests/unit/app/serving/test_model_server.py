@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -38,6 +40,71 @@ def test_without_a_model_the_reason_is_given(server: ModelServer) -> None:
     server.refresh()
     with pytest.raises(ModelNotReadyError, match="trigger the DAG modelo_penguin"):
         server.require()
+
+
+@pytest.fixture
+def said(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a request is told during each load."""
+    told: list[str] = []
+    load = app.serving.model_server.load
+
+    def asked(pickled: bytes, manifest: dict[str, Any]) -> Any:
+        with pytest.raises(ModelNotReadyError) as error:
+            server.require()
+        told.append(str(error.value))
+        return load(pickled, manifest)
+
+    monkeypatch.setattr(app.serving.model_server, "load", asked)
+    return told
+
+
+def test_while_the_first_version_loads_its_name_and_since_when_are_given(
+    server: ModelServer, publish: Publish, said: list[str]
+) -> None:
+    server.refresh()
+    before = datetime.now(UTC).replace(microsecond=0)
+    version = publish()["version"]
+    server.refresh()
+    (text,) = said
+    found = re.fullmatch(rf"version {version} was published, and has been loading since (\S+Z): ask again", text)
+    assert found, text
+    assert before <= datetime.fromisoformat(found[1]) <= datetime.now(UTC)
+    assert server.require().version == version
+
+
+def test_while_a_refused_version_is_tried_again_or_an_older_one_instead_its_reason_is_given(
+    server: ModelServer, registry: Registry, trained: tuple[bytes, dict[str, Any]], said: list[str]
+) -> None:
+    def publish(pickled: bytes) -> str:
+        return registry.publish(pickled, trained[1])["version"]
+
+    older, bad = publish(b"no pickle either"), publish(b"no pickle")
+    server.refresh()
+    time.sleep(0.005)  # longer than its retry interval
+    server.refresh()
+    refused = "no model can be served: the pickle does not open as a classifier"
+    assert f"version {bad} was published" in said[0]
+    assert len(said) == 4  # each of the two, twice
+    assert all(text.startswith(refused) for text in said[1:]), said
+    good = publish(trained[0])
+    server.refresh()
+    assert f"version {good} was published" in said[-1]
+    assert server.require().version == good > older
+
+
+def test_while_a_version_loads_nothing_is_said_of_a_pointer_or_a_volume_that_is_well_again(
+    server: ModelServer, registry: Registry, publish: Publish, said: list[str]
+) -> None:
+    registry.root.mkdir()
+    (registry.root / "current").write_text("no version")
+    server.refresh()
+    server.refresh()
+    with pytest.raises(ModelNotReadyError, match="the first line of"):
+        server.require()
+    assert server.looks.problem
+    version = publish()["version"]
+    server.refresh()
+    assert f"version {version} was published" in said[-1]
 
 
 @pytest.fixture
