@@ -6,7 +6,7 @@ cd /opt/airflow
 umask 027
 
 # Ends it here if others could log in with the tutorial's password, and says so if the API asks them for no key.
-python config/exposure.py
+API_KEYS_FILE=$API_LOCK python config/exposure.py
 
 # Creates a secret unless it exists: random bytes in URL-safe base64, 32 of them as Fernet requires.
 secret() { # FILE GROUP [BYTES]
@@ -18,10 +18,20 @@ secret secrets/jwt_secret 0 48 # 64 characters in one line: PyJWT warns of less
 secret secrets/api_secret_key 0
 secret .local/model_signing.key "$API_GID"
 
+# The hashes of API keys lay beside the signing key once. If a start was cut short, or an older release has changed them
+# since, the newer file counts.
+if [[ -e .local/api_keys ]]; then
+  cp --preserve .local/api_keys /srv/.local/moved
+  mv --update /srv/.local/moved /srv/.local/api_keys
+  rm -f .local/api_keys /srv/.local/moved
+fi
+chown -R "$AIRFLOW_UID:$API_GID" /srv/.local
+chmod 750 /srv/.local
+
 # On Linux, folders that Docker created belong to root, and Airflow's user could not write to them.
 mkdir -p logs models
-chown "$AIRFLOW_UID:0" secrets .local
-chmod 755 .local
+chown "$AIRFLOW_UID:0" secrets .local public-keys
+chmod 755 .local public-keys
 find logs models ! -user "$AIRFLOW_UID" -exec chown "$AIRFLOW_UID:0" {} +
 chmod u+rwx,go+rx logs models
 

@@ -6,17 +6,22 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
+import pytest
 
 from support import ROOT, copy_project, free_port
 
+T = TypeVar("T")
 LONG_LIVED = (
     *("postgres", "mysql", "airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
     "api",
@@ -31,6 +36,24 @@ done
 wait
 grep -E '^(CapPrm|CapEff|CapBnd|NoNewPrivs):' /proc/1/status
 (echo >/etc/written) 2>/dev/null && echo 'written' || echo 'refused'
+"""
+
+# What is somebody's secret or somebody's data, by the name of a file that it always has, wherever that may lie.
+THINGS = {
+    "fernet_key": "Fernet key",
+    "jwt_secret": "JWT secret",
+    "api_secret_key": "session secret",
+    "model_signing.key": "signing key",
+    "model_signing.pub": "public keys",
+    "api_keys": "API keys",
+    ".last-pointer": "models",
+    "penguins_size.csv": "CSV",
+    "PG_VERSION": "Postgres",
+    "ibdata1": "MySQL",
+}
+FIND = r"""
+find / \( -path /proc -o -path /sys \) -prune -o -type f -regex '.*/\('"$1"'\)' \
+  \( -writable -printf 'rw %f\n' -o -readable -printf 'r %f\n' \) 2>/dev/null || true
 """
 
 
@@ -96,13 +119,37 @@ class Stack:
         inspected = json.loads(docker("inspect", *ids))
         return {c["Config"]["Labels"]["com.docker.compose.service"]: c for c in inspected}
 
-    def reached(self, sources: Iterable[str], targets: Mapping[str, int]) -> dict[str, set[str]]:
-        """Return which other services, each with a port, services can connect to: by name, or by any address.
+    def seen(self, sources: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return which of the THINGS services can read, and how: "r" or "rw"."""
+        containers = self.containers()
+        names = r"\|".join(name.replace(".", r"\.") for name in THINGS)
 
-        AssertionError if a container could write outside of its volumes, or has a capability.
+        def look(source: str) -> dict[str, str]:
+            told = docker("exec", containers[source]["Id"], "bash", "-c", FIND, "find", names).splitlines()
+            return {THINGS[name]: how for how, name in sorted(line.split(" ") for line in told)}
+
+        return _at_once(look, sources)
+
+    def with_a_way_out(self, sources: Iterable[str]) -> set[str]:
+        """Return the services that a machine outside of this one answers."""
+        with outside() as address:
+            ask = ("bash", "-c", f"exec 3<>/dev/tcp/{address.replace(':', '/')} && echo reached || true")
+            # On Docker's own network, as a container usually is.
+            others = ("run", "--rm", f"{self.project}-api", *ask)
+            self.wait_until("others have a way out", lambda: docker(*others) == "reached\n")
+            return {source for source, found in self.reached(sources, {}, [address]).items() if found}
+
+    def reached(
+        self, sources: Iterable[str], targets: Mapping[str, int], elsewhere: Iterable[str] = ()
+    ) -> dict[str, set[str]]:
+        """Return what services can connect to: which other ones, each with a port, by name or by any address, and which
+        addresses elsewhere.
+
+        AssertionError if a container could write outside of its volumes, has a capability, or asks for names elsewhere.
         """
         containers = self.containers()
-        named = {f"{target}:{port}": target for target, port in targets.items()}
+        named = {address: address for address in elsewhere}
+        named |= {f"{target}:{port}": target for target, port in targets.items()}
         for target, port in targets.items():
             networks = containers[target]["NetworkSettings"]["Networks"].values()
             named |= {f"{network['IPAddress']}:{port}": target for network in networks}
@@ -112,11 +159,10 @@ class Stack:
             may = [line for line in told if not line.startswith("reached ")]
             nothing = [f"{kind}:\t{0:016x}" for kind in ("CapPrm", "CapEff", "CapBnd")]
             assert may == [*nothing, "NoNewPrivs:\t1", "refused"], source
+            assert containers[source]["HostConfig"]["Dns"] == ["127.0.0.1"], source
             return {named[line.removeprefix("reached ")] for line in told if line.startswith("reached ")} - {source}
 
-        sources = list(sources)
-        with ThreadPoolExecutor() as threads:
-            return dict(zip(sources, threads.map(look, sources), strict=True))
+        return _at_once(look, sources)
 
     def health(self) -> dict[str, str]:
         return {s: c["State"].get("Health", {}).get("Status", "") for s, c in self.containers().items()}
@@ -196,6 +242,48 @@ class Stack:
 
     def raw_rows(self) -> int:
         return int(self.mysql("SELECT COUNT(*) FROM mydatabase.penguins_raw"))
+
+
+def _at_once(look: Callable[[str], T], sources: Iterable[str]) -> dict[str, T]:
+    sources = list(sources)
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(sources, threads.map(look, sources), strict=True))
+
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None,
+    reason="only root, with ip of iproute2, can make a machine outside of this one",
+)
+
+
+@contextmanager
+def outside() -> Iterator[str]:
+    """Yield the address and port of a server behind this machine, which like any on the internet knows no way to a
+    container's own address. A network namespace is that machine.
+    """
+    name = f"outside-{os.getpid()}"
+    # Of the addresses for benchmarks, four of this process's own.
+    here = ip_address("198.18.0.1") + os.getpid() % 2**15 * 4
+    there = here + 1
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        for command in (
+            f"link add {name} type veth peer name eth0 netns {name}",
+            f"addr add {here}/30 dev {name}",
+            f"link set {name} up",
+            f"-n {name} addr add {there}/30 dev eth0",
+            f"-n {name} link set eth0 up",
+        ):
+            subprocess.run(["ip", *command.split()], check=True)
+        serve = ["ip", "netns", "exec", name, sys.executable, "-m", "http.server", "--bind", str(there), "80"]
+        server = subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield f"{there}:80"
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 def provide_image(image: str) -> None:

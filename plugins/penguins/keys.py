@@ -174,13 +174,12 @@ def _replace(path: Path, lines: list[str]) -> None:
     if not lines or not lines[0].startswith("#"):
         lines = [_HEAD, *lines]
     is_there = path.exists()
-    like = path if is_there else path.with_name("model_signing.key")
     replace_file(
         path,
         "".join(f"{line}\n" for line in lines).encode(),
         mode=stat.S_IMODE(path.stat().st_mode) if is_there else 0o640,
-        # In the stack, root changes this file, and whoever reads the signing key reads this one.
-        like=like.stat() if os.geteuid() == 0 and like.exists() else None,
+        # In the stack, root changes this file, and the folder says who reads it.
+        like=(path if is_there else path.parent).stat() if os.geteuid() == 0 else None,
     )
 
 
@@ -194,16 +193,12 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("add", help="make a key, and print it this once").add_argument("name")
     commands.add_parser("remove", help="remove a key: from the next second on, it is refused").add_argument("name")
     chosen = parser.parse_args(arguments)
-    named = os.environ.get("API_KEYS_FILE")
-    path = Path(named or _DEFAULT)
+    path = Path(os.environ.get("API_KEYS_FILE") or _DEFAULT)
     try:
         if chosen.command == "add":
             print(add_key(path, chosen.name))
             print(f"This is the only time it is shown; {path} keeps its hash.", file=sys.stderr)
-            if not named:
-                print(
-                    "The service asks for keys once it is started with API_KEYS_FILE=.local/api_keys", file=sys.stderr
-                )
+            print(f"The service asks for keys once it is started with API_KEYS_FILE={path}", file=sys.stderr)
         elif chosen.command == "remove":
             remove_key(path, chosen.name)
             print(f"{chosen.name} is removed")

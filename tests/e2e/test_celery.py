@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from stack import LONG_LIVED, Stack
+from stack import LONG_LIVED, Stack, needs_root
 
 WORKERS = 3
 
@@ -47,6 +47,18 @@ def test_the_broker_is_reached_by_who_sends_and_runs_tasks_and_reaches_neither_d
         "airflow-worker": set(ports),
     }
     assert celery.reached(expected, ports) == expected
+
+
+@needs_root
+def test_neither_broker_nor_workers_nor_their_page_have_a_way_out(celery: Stack) -> None:
+    assert celery.with_a_way_out(["redis", "flower", "airflow-worker"]) == set()
+
+
+def test_workers_see_what_tasks_need_and_their_page_nothing(celery: Stack) -> None:
+    see = celery.seen(["redis", "flower", "airflow-worker", "airflow-scheduler"])
+    assert see["redis"] == see["flower"] == {}
+    assert see["airflow-worker"] == see["airflow-scheduler"]
+    assert see["airflow-worker"]["signing key"] == "r"
 
 
 def test_a_runs_tasks_go_to_more_than_one_worker(celery: Stack) -> None:

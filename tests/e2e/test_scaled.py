@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 from penguins.schema import CSV_NAME, EXAMPLE, TARGET
-from stack import Stack, docker, provide_image
+from stack import Stack, docker, needs_root, provide_image
 from support import ROOT, dashboard_queries
 
 WORKERS = REPLICAS = 3
@@ -69,11 +69,11 @@ def first_version(scaled: Stack) -> str:
     return scaled.wait_served(run_id)["version"]
 
 
-def configured(*files: str) -> dict[str, dict[str, Any]]:
-    """Return the services that compose makes of these files."""
+def configured(*files: str, part: str = "services") -> dict[str, dict[str, Any]]:
+    """Return the services that compose makes of these files, or another part."""
     command = ["docker", "compose", "--project-name=x", *files, "config", "--format=json"]
     run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
-    return json.loads(run.stdout)["services"]
+    return json.loads(run.stdout)[part]
 
 
 def batches(stack: Stack, before: dict[str, int] | None = None) -> dict[str, int]:
@@ -106,6 +106,14 @@ def test_only_the_load_balancer_and_prometheus_have_a_port_and_a_dask_worker_has
         assert not [e for e in containers[service]["Config"]["Env"] if "SQL_ALCHEMY" in e or "_CMD=" in e], service
 
 
+def test_who_grows_trees_or_balances_sees_no_secret_and_no_data(scaled: Stack) -> None:
+    assert scaled.seen(["dask-scheduler", "dask-worker", "load-balancer"]) == {
+        "dask-scheduler": {},
+        "dask-worker": {},
+        "load-balancer": {},
+    }
+
+
 def test_what_could_run_others_code_reaches_nothing_but_its_own(scaled: Stack) -> None:
     ports = {"postgres": 5432, "mysql": 3306, "airflow-apiserver": 8080, "dask-scheduler": 8786, "load-balancer": 8989}
     ports |= {"prometheus": 9090, "statsd": 9102}
@@ -117,6 +125,20 @@ def test_what_could_run_others_code_reaches_nothing_but_its_own(scaled: Stack) -
         "airflow-scheduler": {"postgres", "mysql", "airflow-apiserver", "dask-scheduler", "statsd"},
     }
     assert scaled.reached(expected, {**ports, "api": 8989}) == expected
+
+
+@needs_root
+def test_none_of_them_has_a_way_out(scaled: Stack) -> None:
+    services = ("dask-worker", "dask-scheduler", "api", "load-balancer", "airflow-scheduler")
+    assert scaled.with_a_way_out(services) == set()
+
+
+def test_with_all_overlays_no_network_has_a_way_out_and_nobody_asks_for_names_elsewhere() -> None:
+    closed = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+    for name, network in configured(*FILES, part="networks").items():
+        assert network.get("internal") or network["driver_opts"] == closed, name
+    for name, service in configured(*FILES).items():
+        assert service["dns"] == ["127.0.0.1"], name
 
 
 def test_before_the_first_model_the_apis_own_hint_comes_through(scaled: Stack) -> None:

@@ -33,6 +33,7 @@ def test_the_command_line_needs_the_standard_library_alone_and_shows_a_key_once(
     key = printed.strip()
     assert (code, len(key)) == (0, 43)
     assert "only time" in said
+    assert f"started with API_KEYS_FILE={file}" in said
     assert file.read_text().splitlines()[1:] == [f"lab:{hashlib.sha256(key.encode()).hexdigest()}"]
     assert file.stat().st_mode & 0o777 == 0o640
 
@@ -60,6 +61,16 @@ def test_the_command_line_needs_the_standard_library_alone_and_shows_a_key_once(
     assert keys("remove", "ship")[0] == 0
     assert keys("list") == (0, "", "")
     assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_root_makes_the_file_for_whoever_the_folder_is_for(file: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give files away")
+    file.parent.mkdir()
+    os.chown(file.parent, 1234, 5678)
+    for name in ("lab", "ship"):
+        add_key(file, name)
+        assert (file.stat().st_uid, file.stat().st_gid) == (1234, 5678)
 
 
 def test_of_several_that_add_at_once_none_is_lost(file: Path) -> None:
