@@ -174,13 +174,12 @@ def _replace(path: Path, lines: list[str]) -> None:
     if not lines or not lines[0].startswith("#"):
         lines = [_HEAD, *lines]
     is_there = path.exists()
-    like = path if is_there else path.with_name("model_signing.key")
     replace_file(
         path,
         "".join(f"{line}\n" for line in lines).encode(),
         mode=stat.S_IMODE(path.stat().st_mode) if is_there else 0o640,
-        # In the stack, root changes this file, and whoever reads the signing key reads this one.
-        like=like.stat() if os.geteuid() == 0 and like.exists() else None,
+        # In the stack, root makes this file, for the group to which the folder belongs.
+        like=(path if is_there else path.parent).stat(),
     )
 
 

@@ -21,7 +21,7 @@ import httpx2
 import psutil
 import pytest
 
-from penguins.registry import Registry
+from penguins.registry import Keys, Registry
 from penguins.schema import CSV_NAME, EXAMPLE, TABLE
 from support import ROOT, code_blocks, connection_of, free_port
 
@@ -208,7 +208,8 @@ def assert_it_trains_again_as_the_page_says(airflow: httpx2.Client, api_url: str
     waiting = models[0]["version"]
     assert f"Version {waiting} waits to be activated" in airflow.get("/model-report/").text
     assert api("assets/events?source_dag_id=modelo_penguin")["total_entries"] == 1
-    Registry(folder / "models", folder / ".local" / "model_signing.key").activate(waiting)
+    keys = Keys(folder / ".local" / "model_signing.key", folder / ".local" / "model_signing.pub")
+    Registry(folder / "models", keys).activate(waiting)
     wait_for(lambda: httpx2.get(f"{api_url}/model-info", timeout=60).json()["version"] == waiting)
 
 
