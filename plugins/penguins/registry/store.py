@@ -36,6 +36,7 @@ from penguins.registry.errors import NoModelError, RegistryError, reason
 from penguins.registry.keys import Keys
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
 from penguins.registry.pointer import Pointer, move_pointer, read_pointer
+from penguins.registry.upgrade import old_keys, sign_anew
 
 PROJECT = Path(__file__).resolve().parents[3]
 VERSIONS_KEPT = 10
@@ -85,7 +86,10 @@ class Registry:
         list of str
             What is wrong with each version that the keys do not verify, if any of that was done.
         """
-        if not self.keys.create():
+        if old := old_keys(self.keys):
+            with self._write_lock():
+                sign_anew(self.root, self.keys, old, self.versions(), self._staging_path)
+        if not (self.keys.create() or old):
             return []
         problems = []
         for version in self.versions():
