@@ -136,14 +136,7 @@ class Registry:
     def manifest(self, version: str) -> dict[str, Any]:
         """Return a version's manifest, or raise RegistryError if it is missing or none of the keys has signed it."""
         content = self._read(version, "manifest.json", _LONGEST_MANIFEST)
-        try:
-            signature = self._read(version, "manifest.sig", _LONGEST_SIGNATURE)
-        except RegistryError as error:
-            raise RegistryError(
-                f"{error}. A version of a release before Ed25519 gets one when `make run` or the stack starts, if its "
-                "key is still in the key file. Else train again, or activate another version."
-            ) from error
-        if not self.keys.verify(content, signature):
+        if not self.keys.verify(content, self._read(version, "manifest.sig", _LONGEST_SIGNATURE)):
             raise RegistryError(
                 f"version {version}: its signature does not match the public keys in {self.keys.public}. It was "
                 "changed after publishing, or signed with another key. Train again, or activate another version."
@@ -197,7 +190,9 @@ class Registry:
                 raise RefusedError(f"{folder} is a symbolic link, which is no version")
             return read_file(folder / name, limit=limit)
         except OSError as error:
-            raise RegistryError(f"version {version}: its {name} cannot be read: {reason(error)}") from error
+            raise RegistryError(
+                f"version {version}: its {name} cannot be read: {reason(error)}. Train again, or activate another version."
+            ) from error
 
     def publish(
         self,

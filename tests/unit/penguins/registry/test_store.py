@@ -189,9 +189,7 @@ def test_any_other_signature_or_none_is_refused(registry: Registry, publish: Pub
     path.write_bytes(signature + b"\n")
     assert_refused(registry, version, "its manifest.sig cannot be read: it has 65 bytes; it may have 64 at most")
     path.unlink()
-    assert_refused(
-        registry, version, "its manifest.sig cannot be read: No such file or directory. A version of a release"
-    )
+    assert_refused(registry, version, "its manifest.sig cannot be read: No such file or directory. Train again")
 
 
 def test_what_is_signed_are_bytes_which_are_not_parsed_unless_they_match(registry: Registry, publish: Publish) -> None:
