@@ -191,7 +191,8 @@ class Registry:
             return read_file(folder / name, limit=limit)
         except OSError as error:
             raise RegistryError(
-                f"version {version}: its {name} cannot be read: {reason(error)}. Train again, or activate another version."
+                f"version {version}: its {name} cannot be read: {reason(error)}. "
+                "Train again, or activate another version."
             ) from error
 
     def publish(
