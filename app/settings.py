@@ -16,7 +16,7 @@ def _at_commas(value: str | list[str]) -> list[str]:
 
 
 class Settings(BaseSettings):
-    """Environment variables with the prefix `API_`. The registry reads `MODELS_DIR` and `MODEL_SIGNING_KEY_FILE`."""
+    """Environment variables with the prefix `API_`. The registry reads `MODELS_DIR` and `MODEL_PUBLIC_KEYS_FILE`."""
 
     model_config = SettingsConfigDict(env_prefix="API_", env_ignore_empty=True)
 

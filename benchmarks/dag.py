@@ -26,6 +26,7 @@ from benchmarks.servers import ROOT, free_port
 from launcher.airflow import DAG_ID, Airflow, start_airflow, start_triggerer
 from launcher.environment import CONNECTION_ID, environment
 from launcher.processes import Processes
+from penguins.registry import Keys
 
 NOOP = ROOT / "benchmarks" / "dags" / "noop.py"
 NOOP_ID = NOOP.stem
@@ -52,6 +53,7 @@ def run(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         "MODELS_DIR": str(folder / "models"),
         "MODEL_SIGNING_KEY_FILE": str(folder / "model_signing.key"),
     }
+    Keys(folder / "model_signing.key", folder / "model_signing.pub").create()
     results: dict[str, Any] = {}
     with _airflow(env, port, folder) as (airflow, processes):
         results |= alternate(airflow, (NOOP_ID, DAG_ID), ROUNDS, say)

@@ -17,6 +17,7 @@ from benchmarks.generate import generate
 from benchmarks.mysql import find_server, running_server
 from benchmarks.servers import ROOT
 from penguins.data.source import Source, check_source, sha256_of
+from penguins.registry import Keys
 from penguins.schema import COLUMNS, TABLE, Number
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def tasks(folder: Path, url: str, rows: int, say: Callable[[str], None]) -> dict
     else:
         generate(rows, here / "rows.csv")
     (here / "params.json").write_text(json.dumps(params))
-    (here / "key").write_text(os.urandom(32).hex())
+    Keys(here / "key", here / "key.pub").create()
     env = os.environ | {
         "AIRFLOW_CONN_MYSQL_DEFAULT": _connection(url),
         "MODELS_DIR": str(here / "models"),

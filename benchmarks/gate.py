@@ -14,7 +14,6 @@ import logging
 import os
 import pickle
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from benchmarks.generate import generate
 from benchmarks.servers import ROOT
 from penguins.data.source import check_source
 from penguins.inference import unpickle
-from penguins.registry import Registry
+from penguins.registry import Keys, Registry
 from penguins.schema import CSV_NAME, FEATURES, MIN_ACCURACY, TABLE, TARGET
 
 if TYPE_CHECKING:
@@ -102,14 +101,18 @@ def _fit(train: pa.Table, trees: int, seed: int) -> Any:
     return unpickle(fit(build_pipeline(random_state=seed, **sizes), train))
 
 
+def _registry(root: Path) -> Registry:
+    return Registry(root / "models", Keys(root / "key", root / "key.pub"))
+
+
 def _publish_base(folder: Path, number: int) -> None:
     from penguins.evaluation.facts import evaluate
     from penguins.training.pipeline import split
 
     root = folder / f"base-{number}"
     root.mkdir()
-    (root / "key").write_text(secrets.token_hex(32))
-    registry = Registry(root / "models", root / "key")
+    registry = _registry(root)
+    registry.init()
     train, test = split(pq.read_table(folder / "table.parquet"), test_size=TEST_SIZE, random_state=number)
     pickled = pickle.dumps(_fit(train, TREES, number))
     gate = {"min_accuracy": 0, "max_accuracy_drop": 1}
@@ -135,7 +138,7 @@ def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
     pipeline = _fit(train, trees, seed)
     unseen, _ = predict_unseen(pipeline, train, test, seed)
     root = folder / f"base-{number % BASES}"
-    baseline = compare_with_serving(Registry(root / "models", root / "key"), unseen)
+    baseline = compare_with_serving(_registry(root), unseen)
     verdict: Verdict = judge(unseen.accuracy, baseline, min_accuracy=MIN_ACCURACY, max_accuracy_drop=MAX_ACCURACY_DROP)
     # Fitted again, on the changed rows of a split of the clean table. Scored on the other rows, unchanged.
     place = np.arange(clean.num_rows)

@@ -27,7 +27,7 @@ from benchmarks.servers import ROOT, Server, Window, free_port, summary
 from penguins.data.warehouse import compact
 from penguins.evaluation.facts import evaluate
 from penguins.keys import add_key
-from penguins.registry import Registry
+from penguins.registry import Keys, Registry
 from penguins.schema import COLUMNS, CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
 from penguins.training.pipeline import build_pipeline, clean, fit, split
 
@@ -92,12 +92,12 @@ def publish_models(registry: Registry, seeds: tuple[int, ...]) -> list[str]:
 def run(folder: Path, *, peers: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure everything about serving. Return the results by name."""
     say("training three models")
-    (folder / "key").write_text(os.urandom(32).hex())
-    registry = Registry(folder / "models", folder / "key")
+    registry = Registry(folder / "models", Keys(folder / "key", folder / "key.pub"))
+    registry.init()
     versions = publish_models(registry, (1, 2, 3))
     env = {
         "MODELS_DIR": str(registry.root),
-        "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
+        "MODEL_PUBLIC_KEYS_FILE": str(registry.keys.public),
         "PYTHONPATH": str(ROOT / "plugins"),
         "VERSION": versions[-1],
     }

@@ -9,14 +9,13 @@ umask 027
 API_KEYS_FILE=$API_LOCK python config/exposure.py
 
 # Creates a secret unless it exists: random bytes in URL-safe base64, 32 of them as Fernet requires.
-secret() { # FILE GROUP [BYTES]
-  [[ -s $1 ]] || head -c "${3:-32}" /dev/urandom | base64 | tr '+/' '-_' >"$1"
-  chown "$AIRFLOW_UID:$2" "$1" && chmod 640 "$1"
+secret() { # FILE [BYTES]
+  [[ -s $1 ]] || head -c "${2:-32}" /dev/urandom | base64 | tr '+/' '-_' >"$1"
+  chown "$AIRFLOW_UID:0" "$1" && chmod 640 "$1"
 }
-secret secrets/fernet_key 0
-secret secrets/jwt_secret 0 48 # 64 characters in one line: PyJWT warns of less
-secret secrets/api_secret_key 0
-secret .local/model_signing.key "$API_GID"
+secret secrets/fernet_key
+secret secrets/jwt_secret 48 # 64 characters in one line: PyJWT warns of less
+secret secrets/api_secret_key
 
 # The hashes of API keys lay beside the signing key once. If a start was cut short, or an older release has changed them
 # since, the newer file counts.
@@ -29,9 +28,11 @@ chown -R "$AIRFLOW_UID:$API_GID" /srv/.local
 chmod 750 /srv/.local
 
 # On Linux, folders that Docker created belong to root, and Airflow's user could not write to them.
+public=$(dirname "$MODEL_PUBLIC_KEYS_FILE")
 mkdir -p logs models
-chown "$AIRFLOW_UID:0" secrets .local public-keys
-chmod 755 .local public-keys
+chown "$AIRFLOW_UID:0" secrets .local
+chown -R "$AIRFLOW_UID:$API_GID" "$public"
+chmod 755 .local "$public"
 find logs models ! -user "$AIRFLOW_UID" -exec chown "$AIRFLOW_UID:0" {} +
 chmod u+rwx,go+rx logs models
 
@@ -40,5 +41,12 @@ if [[ -d /journal ]]; then
   chown "$API_GID:0" /journal && chmod 2750 /journal
 fi
 
+# The key that signs models is Airflow's alone. The API has its public half.
+if [[ -e .local/model_signing.key ]]; then
+  chown "$AIRFLOW_UID:0" .local/model_signing.key && chmod 600 .local/model_signing.key
+fi
+
 umask 022
-exec setpriv --reuid="$AIRFLOW_UID" --regid=0 --clear-groups env HOME=/home/airflow python config/init_airflow.py
+as_airflow=(setpriv --reuid="$AIRFLOW_UID" --regid=0 --clear-groups env HOME=/home/airflow)
+"${as_airflow[@]}" python -m penguins.registry init
+exec "${as_airflow[@]}" python config/init_airflow.py

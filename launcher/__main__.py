@@ -60,14 +60,19 @@ def trained_version(registry: Registry) -> str | None:
 
 def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dict[str, Any]) -> None:
     """Start everything in order, train a model if needed, and print where everything is."""
-    from penguins.registry import Registry
+    from penguins.registry import Registry, RegistryError
     from penguins.schema import EXAMPLE, TARGET
 
+    registry = Registry.from_environment()
+    try:
+        for problem in registry.init():
+            say(problem)
+    except RegistryError as error:
+        raise LaunchError(error) from error
     processes.start("api", sys.executable, "-m", "app")
     start_airflow(processes, airflow)
     say(f"Airflow is healthy; connection {CONNECTION_ID} ({connection['conn_type']}): {airflow.connect(connection)}")
 
-    registry = Registry.from_environment()
     if not (serving := trained_version(registry)):
         wait_until(f"finding the DAG {DAG_ID}", airflow.has_dag, processes, SECONDS_TO_START)
         run_id = airflow.trigger()

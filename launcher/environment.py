@@ -100,7 +100,6 @@ def environment(airflow_port: int, api_port: int, state: Path = LOCAL) -> dict[s
     passwords = state / "airflow" / "passwords.json"
     passwords.parent.mkdir(exist_ok=True)
     passwords.write_text(json.dumps({USER: PASSWORD}))
-    secret(state / "model_signing.key")  # the registry's default
     no_proxy = ",".join(filter(None, [inherited.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     return (
         inherited

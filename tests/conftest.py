@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from penguins.data.source import check_source, read_records
 from penguins.registry import PROJECT, Registry
 from penguins.schema import COLUMNS, CSV_NAME
+from support import empty_registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +29,8 @@ CSV = PROJECT / "dags" / CSV_NAME
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    """An empty registry with a key of its own."""
-    key_file = tmp_path / "key"
-    key_file.write_text(secrets.token_hex(32))
-    return Registry(tmp_path / "models", key_file)
+    """An empty registry with keys of its own."""
+    return empty_registry(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +61,11 @@ def trained(
 
     train, test = penguins_tables
     pickled = fit(build_pipeline(n_estimators=20, max_samples=100_000, random_state=42, rows=train.num_rows), train)
-    empty = tmp_path_factory.mktemp("empty")
     facts = evaluate(
         pickled,
         train,
         test,
-        registry=Registry(empty / "models", empty / "key"),
+        registry=empty_registry(tmp_path_factory.mktemp("empty")),
         min_accuracy=0.9,
         max_accuracy_drop=0.02,
         random_state=42,

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import re
 import runpy
-import secrets
 import shutil
 import socket
 import subprocess
@@ -20,6 +19,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx2
+
+from penguins.registry import Keys, Registry
 
 ROOT = Path(__file__).parents[1]
 OWN_TABLE = ROOT / "docs" / "your-own-table.md"
@@ -33,6 +34,13 @@ def copy_project(folder: Path) -> None:
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, target)
+
+
+def empty_registry(folder: Path) -> Registry:
+    """Return a registry in a folder, with keys of its own."""
+    registry = Registry(folder / "models", Keys(folder / "key", folder / "key.pub"))
+    registry.init()
+    return registry
 
 
 def code_blocks(page: Path, language: str) -> list[str]:
@@ -103,8 +111,7 @@ class AirflowForTests:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models = folder / "models"
-        self.key_file = folder / "key"
-        self.key_file.write_text(secrets.token_hex(32))
+        self.keys = empty_registry(folder).keys
         self.env = {
             name: value
             for name, value in os.environ.items()
@@ -116,7 +123,7 @@ class AirflowForTests:
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
             "MODELS_DIR": str(self.models),
-            "MODEL_SIGNING_KEY_FILE": str(self.key_file),
+            "MODEL_SIGNING_KEY_FILE": str(self.keys.private),
             "PYTHONPATH": str(ROOT / "plugins"),
         }
         migration = self.run("db", "migrate")

@@ -90,13 +90,13 @@ def replace_file(path: Path, content: bytes, *, mode: int, like: os.stat_result 
     mode : int
         The permissions, whatever the umask.
     like : os.stat_result, optional
-        Of the file whose owner and group it gets.
+        Of what has the owner and the group that it gets if root writes it.
     """
     beside = path.with_name(f"{path.name}.new")
     beside.unlink(missing_ok=True)  # of a change that was killed
     try:
         write_file(beside, content, mode=0o600)
-        if like:
+        if like and os.geteuid() == 0:
             os.chown(beside, like.st_uid, like.st_gid)
         beside.chmod(mode)
         beside.replace(path)

@@ -71,7 +71,7 @@ def rows_of(connection: dict[str, Any]) -> Any:
 
 
 def registry_of(airflow: AirflowForTests) -> Registry:
-    return Registry(airflow.models, airflow.key_file)
+    return Registry(airflow.models, airflow.keys)
 
 
 def test_a_run_loads_trains_and_publishes_the_same_bytes_each_time(

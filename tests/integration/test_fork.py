@@ -66,7 +66,7 @@ class Fork:
         port = free_port()
         env = {k: v for k, v in os.environ.items() if not k.startswith("API_")} | {
             "MODELS_DIR": str(self.airflow.models),
-            "MODEL_SIGNING_KEY_FILE": str(self.airflow.key_file),
+            "MODEL_PUBLIC_KEYS_FILE": str(self.airflow.keys.public),
             "PYTHONPATH": str(self.root / "plugins"),
             "API_PORT": str(port),
         }
@@ -279,7 +279,7 @@ def test_other_tables_are_trained_and_served(
         check_service(fork, service)
         assert predicted(fork, service) > 0.8
     # That all arrived is proven by the run itself: it counts rows, and refuses a category that it does not know.
-    registry = Registry(fork.airflow.models, fork.airflow.key_file)
+    registry = Registry(fork.airflow.models, fork.airflow.keys)
     manifest = registry.manifest(registry.current())
     assert sum(manifest["rows"].values()) == manifest["data"]["rows"]
 
@@ -292,7 +292,7 @@ def test_the_model_of_another_table_is_refused(
     schema = fork.root / "plugins" / "penguins" / "schema.py"
     penguins = schema.read_text()
     fork.declare(code_blocks(OWN_TABLE, "python")[1])
-    fork.airflow.models, fork.airflow.key_file = registry.root, registry.key_file
+    fork.airflow.models, fork.airflow.keys = registry.root, registry.keys
     with fork.service() as service:
         schema.write_text(penguins)  # which the running service does not notice
         refused = service.client.post("/predict", json={})
@@ -309,7 +309,7 @@ def test_the_model_of_another_table_is_refused(
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=fork.root,
-        env=os.environ | {"MODELS_DIR": str(registry.root), "MODEL_SIGNING_KEY_FILE": str(registry.key_file)},
+        env=os.environ | {"MODELS_DIR": str(registry.root), "MODEL_PUBLIC_KEYS_FILE": str(registry.keys.public)},
         check=True,
         capture_output=True,
         text=True,

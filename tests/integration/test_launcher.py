@@ -21,12 +21,13 @@ import httpx2
 import psutil
 import pytest
 
-from penguins.registry import Registry
+from penguins.registry import Keys, Registry
 from penguins.schema import CSV_NAME, EXAMPLE, TABLE
 from support import ROOT, code_blocks, connection_of, free_port
 
 READY = "Ctrl-C stops it all."
 RETRAINING = ROOT / "docs" / "retraining.md"
+BEFORE_ED25519 = ROOT / "tests" / "unit" / "penguins" / "registry" / "before_ed25519"
 TASKS = (
     *("check_source", "drop_schema", "create_raw_table", "load_raw_data"),
     *("preprocess", "train", "validate", "publish"),
@@ -208,7 +209,8 @@ def assert_it_trains_again_as_the_page_says(airflow: httpx2.Client, api_url: str
     waiting = models[0]["version"]
     assert f"Version {waiting} waits to be activated" in airflow.get("/model-report/").text
     assert api("assets/events?source_dag_id=modelo_penguin")["total_entries"] == 1
-    Registry(folder / "models", folder / ".local" / "model_signing.key").activate(waiting)
+    keys = Keys(folder / ".local" / "model_signing.key", folder / ".local" / "model_signing.pub")
+    Registry(folder / "models", keys).activate(waiting)
     wait_for(lambda: httpx2.get(f"{api_url}/model-info", timeout=60).json()["version"] == waiting)
 
 
@@ -346,6 +348,40 @@ def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(
     assert launcher.returncode == 0, output
     assert "Exception ignored" in output  # Python itself lost the exception
     assert "Stopped" in output
+
+
+def test_what_an_older_release_signed_is_signed_anew_before_anything_starts_or_the_start_is_refused(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
+) -> None:
+    folder = tmp_path / "p"
+    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    shutil.copytree(BEFORE_ED25519 / "models", folder / "models")
+    (folder / "main.py").write_text(
+        "import signal, sys\n"
+        "from launcher import __main__ as launcher\n"
+        "launcher.start_airflow = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+        "sys.exit(launcher.main())\n"
+    )
+    (folder / ".local").mkdir()
+    keys = Keys(folder / ".local" / "model_signing.key", folder / ".local" / "model_signing.pub")
+    keys.private.write_text("neither")
+
+    def start() -> tuple[int, str]:
+        launcher = start_process(sys.executable, "main.py", cwd=folder, env={**os.environ, **ports})
+        output, _ = launcher.communicate(timeout=120)
+        return launcher.returncode, output
+
+    code, output = start()
+    assert code == 1
+    assert f"make run: the signing key {keys.private} is neither an Ed25519 key in PEM nor one of an earlier" in output
+    assert not (folder / "logs" / "components" / "api.log").exists()
+    shutil.copy(BEFORE_ED25519 / "key", keys.private)
+    registry = Registry(folder / "models", keys)
+    (registry.root / registry.versions()[-1] / "manifest.json").write_text("{}")
+    code, output = start()
+    assert code == 0, output
+    registry.read(registry.current())
+    assert f"version {registry.versions()[-1]}: its manifest.sig cannot be read" in output
 
 
 def test_a_run_that_fails_ends_the_launcher_with_the_tasks_log(

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import re
-import secrets
 import shutil
 import socket
 import subprocess
@@ -22,9 +21,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from app.inference_protocol.messages import EXAMPLE_REQUEST
 from penguins.keys import add_key, remove_key
-from penguins.registry import Registry
 from penguins.schema import EXAMPLE, TARGET
-from support import ROOT, Service, free_port
+from support import ROOT, Service, empty_registry, free_port
 
 
 class Locked(NamedTuple):
@@ -35,15 +33,14 @@ class Locked(NamedTuple):
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    folders = {"MODELS_DIR": str(folder / "models"), "MODEL_SIGNING_KEY_FILE": str(folder / "key")}
+    folders = {"MODELS_DIR": str(folder / "models"), "MODEL_PUBLIC_KEYS_FILE": str(folder / "key.pub")}
     return os.environ | folders | {"PYTHONPATH": str(ROOT / "plugins"), **settings}
 
 
 @pytest.fixture(scope="module")
 def locked(trained: tuple[bytes, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     folder = tmp_path_factory.mktemp("locked")
-    (folder / "key").write_text(secrets.token_hex(32))
-    Registry(folder / "models", folder / "key").publish(*trained)
+    empty_registry(folder).publish(*trained)
     key, port, metrics_port = add_key(folder / "api_keys", "lab"), free_port(), free_port()
     settings = {"API_PORT": str(port), "API_METRICS_PORT": str(metrics_port), "API_WORKERS": "2"}
     env = environment(folder, API_KEYS_FILE=str(folder / "api_keys"), **settings)

@@ -24,7 +24,6 @@ import pytest
 
 from penguins.inference import TOLERANCE, library_versions
 from penguins.registry import Registry
-from penguins.registry.keys import signature
 from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, NUMBERS
 from support import ROOT, Service, code_blocks, free_port
 
@@ -50,7 +49,7 @@ def start(registry: Registry, start_process: Start, **settings: str) -> Service:
     port = free_port()
     env = os.environ | {
         "MODELS_DIR": str(registry.root),
-        "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
+        "MODEL_PUBLIC_KEYS_FILE": str(registry.keys.public),
         "PYTHONPATH": str(ROOT / "plugins"),
         "API_PORT": str(port),
         "API_POLL_SECONDS": "0.05",
@@ -99,9 +98,9 @@ class Load:
 
 def resign(registry: Registry, version: str, **changes: Any) -> None:
     """Change facts of a manifest and sign it again: the signature is valid, the content is not."""
-    manifest = registry.manifest(version) | changes
-    signed = {**manifest, "signature": signature(registry.key_file.read_bytes().strip(), manifest)}
-    (registry.root / version / "manifest.json").write_text(json.dumps(signed))
+    content = json.dumps(registry.manifest(version) | changes).encode()
+    (registry.root / version / "manifest.json").write_bytes(content)
+    (registry.root / version / "manifest.sig").write_bytes(registry.keys.sign(content))
 
 
 def flipped(registry: Registry, version: str) -> None:
@@ -112,10 +111,7 @@ def flipped(registry: Registry, version: str) -> None:
 
 
 def unsigned(registry: Registry, version: str) -> None:
-    path = registry.root / version / "manifest.json"
-    manifest = json.loads(path.read_bytes())
-    del manifest["signature"]
-    path.write_text(json.dumps(manifest))
+    (registry.root / version / "manifest.sig").unlink()
 
 
 def other_libraries(registry: Registry, version: str) -> None:
@@ -139,11 +135,11 @@ def no_folder(registry: Registry, version: str) -> None:
 
 BAD: dict[Callable[[Registry, str], None], str] = {
     flipped: "sha256",
-    unsigned: "signature",
+    unsigned: "manifest.sig cannot be read",
     other_libraries: "scikit-learn 1.2.3 (here",
     other_golden_rows: "golden row 1 gives",
-    no_manifest: "manifest cannot be read",
-    no_folder: "manifest cannot be read",
+    no_manifest: "manifest.json cannot be read",
+    no_folder: "manifest.json cannot be read",
 }
 
 
@@ -217,7 +213,7 @@ def notebook(folder: Path) -> Path:
 def publish_unseen(registry: Registry, like: str) -> str:
     """Publish a good version's model again while the pointer stays: it can be spoilt before the service looks."""
     before = (registry.root / "current").read_text()
-    hidden = Registry(registry.root.parent / "hidden", registry.key_file)
+    hidden = Registry(registry.root.parent / "hidden", registry.keys)
     hidden.root.mkdir(exist_ok=True)
     newest = registry.versions()[0]
     shutil.copytree(registry.root / newest, hidden.root / newest, dirs_exist_ok=True)
@@ -235,7 +231,7 @@ def test_under_load_a_rollback_on_the_command_line_is_served(
     first = registry.current()
     second = publish()["version"]
     service.wait_for_version(second)
-    env = os.environ | {"MODELS_DIR": str(registry.root), "MODEL_SIGNING_KEY_FILE": str(registry.key_file)}
+    env = os.environ | {"MODELS_DIR": str(registry.root), "MODEL_SIGNING_KEY_FILE": str(registry.keys.private)}
     with Load(service.port) as load:
         service.wait(lambda: all(load.versions))
         subprocess.run(
@@ -271,7 +267,7 @@ def test_under_load_a_lost_pointer_or_volume_changes_nothing_and_is_found_again(
 def test_a_fifo_or_a_link_to_the_key_in_place_of_a_file_is_refused_and_then_the_watch_goes_on(
     service: Service, registry: Registry, publish: Publish
 ) -> None:
-    serving, pointer, key = registry.current(), registry.root / "current", registry.key_file.read_text()
+    serving, pointer, key = registry.current(), registry.root / "current", registry.keys.private.read_text()
     hidden = publish_unseen(registry, serving)
     with Load(service.port) as load:
         service.wait(lambda: all(load.versions))
@@ -279,7 +275,7 @@ def test_a_fifo_or_a_link_to_the_key_in_place_of_a_file_is_refused_and_then_the_
         os.mkfifo(pointer)  # whoever opens it waits for somebody to write
         assert "it is a FIFO" in service.wait_for_rejection("current")
         pointer.unlink()
-        pointer.symlink_to(registry.key_file)
+        pointer.symlink_to(registry.keys.private)
         service.wait(lambda: "it is a symbolic link" in service.wait_for_rejection("current"))
         assert key[:8] not in service.client.get("/model-info").text
         assert "it is a symbolic link" in service.client.get("/health/ready").json()["registry"]

@@ -53,7 +53,7 @@ def watched(
         pytest.skip("prometheus is not installed (Debian: the package prometheus)")
     publish()
     port, own = free_port(), free_port()
-    models = {"MODELS_DIR": str(registry.root), "MODEL_SIGNING_KEY_FILE": str(registry.key_file)}
+    models = {"MODELS_DIR": str(registry.root), "MODEL_PUBLIC_KEYS_FILE": str(registry.keys.public)}
     env = os.environ | models | {"PYTHONPATH": str(ROOT / "plugins"), "API_PORT": str(port)}
     env["API_JOURNAL_DIR"] = str(tmp_path / "journal")
     service = Service(start_process(sys.executable, "-m", "app", cwd=ROOT, env=env), port)

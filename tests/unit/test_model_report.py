@@ -24,7 +24,7 @@ ABSENT = "20260101T000000Z-0123abcd"
 @pytest.fixture
 def client(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     monkeypatch.setenv("MODELS_DIR", str(registry.root))
-    monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.key_file))
+    monkeypatch.setenv("MODEL_PUBLIC_KEYS_FILE", str(registry.keys.public))
     app = create_app()
     app.dependency_overrides[get_user] = lambda: None
     return TestClient(app, raise_server_exceptions=False)
@@ -89,8 +89,8 @@ def test_a_model_without_a_report_says_what_to_do(client: TestClient, registry: 
 
 
 def test_a_spoilt_report_is_not_shown(client: TestClient, registry: Registry, trained: Trained) -> None:
-    version = publish_with_report(registry, trained, b"<p>report</p>")
-    (registry.root / version / "report.html").write_bytes(b"<script>forged</script>")
+    version = publish_with_report(registry, trained, b"<p>report of the model</p>")
+    (registry.root / version / "report.html").write_bytes(b"<script>forged</script>   ")
     answer = client.get("/")
     assert answer.status_code == 404
     assert "It was changed after publishing" in answer.text

@@ -1,6 +1,6 @@
 """The registry's command line: `python -m penguins.registry`.
 
-rich is only imported to print a table: `verify`, `activate` and `rotate-key` work in an image without it.
+rich is only imported to print a table: `verify`, `activate`, `rotate-key` and `init` work in an image without it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         diff.add_argument(name, help="a version, or `current`")
     commands.add_parser("verify", help="check the signature and the checksums of every version")
     commands.add_parser("activate", help="make a version serve: a waiting or an older one").add_argument("version")
-    commands.add_parser("rotate-key", help="sign with a new key from now on; signatures by old keys stay valid")
+    commands.add_parser("rotate-key", help="sign with a new key from now on; what old keys signed stays valid")
+    commands.add_parser("init", help="make the keys unless they are there; sign anew what an old release signed")
     chosen = parser.parse_args(arguments)
     registry = Registry.from_environment()
     run: dict[str, Callable[[], int]] = {
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         "verify": lambda: _verify(registry),
         "activate": lambda: _activate(registry, chosen.version),
         "rotate-key": lambda: _rotate_key(registry),
+        "init": lambda: _init(registry),
     }
     try:
         return run[chosen.command]()
@@ -62,7 +64,16 @@ def _activate(registry: Registry, version: str) -> int:
 
 def _rotate_key(registry: Registry) -> int:
     registry.rotate_key()
-    print(f"{registry.key_file} has a new first key. Remove an old key's line once no version signed with it is left.")
+    print(
+        f"{registry.keys.private} is new, and its public key the first line of {registry.keys.public}. Remove an older "
+        "line there once no version signed with its key is left."
+    )
+    return 0
+
+
+def _init(registry: Registry) -> int:
+    for problem in registry.init():
+        print(problem)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The pointer `current`: the version that serves on its first line, so that `head -1` shows it, then what signs it.
+"""The pointer `current`: first the version that serves, so that `head -1` shows it, then facts, then what signs both.
 
 The signature says that `publish` or `activate` wrote it. The counter says in which order: an older pointer that is put
 back has a valid signature, but a lower counter. `.last-pointer` is a copy, written after it, to compare it with.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from penguins.files import KIBIBYTE, flush_folder, read_file, write_file
 from penguins.registry.errors import NoModelError, RegistryError, reason
-from penguins.registry.keys import is_signed, read_keys, signature
+from penguins.registry.keys import Keys
 from penguins.registry.names import NO_VERSION, is_version
 
 CURRENT, LAST = "current", ".last-pointer"
@@ -33,7 +33,7 @@ class Pointer:
     Parameters
     ----------
     current : str
-        The version. No manifest has a fact of this name, so the signature of one is never that of the other.
+        The version. No manifest begins with one, so the signature of a manifest is never that of a pointer.
     counter : int
         Higher than that of every pointer before.
     activated_at : str
@@ -48,11 +48,11 @@ class Pointer:
     released: Collection[str] = ()
 
 
-def read_pointer(root: Path, key_file: Path, seen: Pointer | None = None) -> Pointer:
+def read_pointer(root: Path, keys: Keys, seen: Pointer | None = None) -> Pointer:
     """Return the pointer to the serving version; `Registry.pointer` says what is raised."""
-    last = _pointer_or_none(root / LAST, key_file)  # first, because it is written last: it is never newer
+    last = _pointer_or_none(root / LAST, keys)  # first, because it is written last: it is never newer
     try:
-        pointer = _pointer(root / CURRENT, key_file)
+        pointer = _pointer(root / CURRENT, keys)
     except FileNotFoundError:
         raise NoModelError(_nothing_serves(root)) from None
     for later in (seen, last):
@@ -64,16 +64,16 @@ def read_pointer(root: Path, key_file: Path, seen: Pointer | None = None) -> Poi
     return pointer
 
 
-def released_versions(root: Path, key_file: Path) -> set[str]:
+def released_versions(root: Path, keys: Keys) -> set[str]:
     """Return the versions that were published without being activated, and have been since."""
-    return {version for pointer in _trusted_pointers(root, key_file) for version in pointer.released}
+    return {version for pointer in _trusted_pointers(root, keys) for version in pointer.released}
 
 
 def move_pointer(
-    root: Path, key_file: Path, version: str, staging_path: Callable[[], Path], *, release: bool = False
+    root: Path, keys: Keys, version: str, staging_path: Callable[[], Path], *, release: bool = False
 ) -> None:
     """Point to a version, in one step, and with `release` remember that it was activated. The caller holds the lock."""
-    earlier = _trusted_pointers(root, key_file)
+    earlier = _trusted_pointers(root, keys)
     # The time in milliseconds, or one more than the highest counter: it rises even where the earlier pointers were
     # removed, and where the clock went back.
     counter = max([time.time_ns() // 1_000_000, *(pointer.counter + 1 for pointer in earlier)])
@@ -81,16 +81,19 @@ def move_pointer(
     released = {v for pointer in earlier for v in pointer.released if (root / v).is_dir()}
     if release:
         released.add(version)
-    facts = asdict(Pointer(version, counter, now, sorted(released)))
-    if not released:
-        del facts["released"]  # as in all pointers from before versions could wait
-    proof = {**facts, "signature": signature(read_keys(key_file)[0], facts)}
-    del proof["current"]
+    pointer = Pointer(version, counter, now, sorted(released))
     for name in (CURRENT, LAST):
-        written = staging_path()
-        write_file(written, f"{version}\n{json.dumps(proof)}\n".encode())
-        written.replace(root / name)
-        flush_folder(root)
+        write_pointer(root / name, keys, pointer, staging_path)
+
+
+def write_pointer(path: Path, keys: Keys, pointer: Pointer, staging_path: Callable[[], Path]) -> None:
+    """Sign a pointer and put it there in one step."""
+    facts = asdict(pointer)
+    content = f"{facts.pop('current')}\n{json.dumps(facts)}".encode()
+    written = staging_path()
+    write_file(written, content + b"\n%s\n" % keys.sign(content).hex().encode())
+    written.replace(path)
+    flush_folder(path.parent)
 
 
 def _nothing_serves(root: Path) -> str:
@@ -100,7 +103,7 @@ def _nothing_serves(root: Path) -> str:
     return f"there is no model in {root} yet: {trigger}"
 
 
-def _pointer(path: Path, key_file: Path) -> Pointer:
+def _pointer(path: Path, keys: Keys) -> Pointer:
     try:
         version, _, proof = read_file(path, limit=LONGEST).decode().partition("\n")
     except FileNotFoundError:
@@ -109,26 +112,26 @@ def _pointer(path: Path, key_file: Path) -> Pointer:
         raise RegistryError(f"{path} cannot be read: {reason(error)}. {WAY_IN}") from error
     if not is_version(version):
         raise RegistryError(f"the first line of {path} {NO_VERSION}. {WAY_IN}")
+    facts, _, signature = proof.rstrip("\n").partition("\n")
     try:
-        facts = json.loads(proof)
-        claimed = facts.pop("signature")
-        pointer = Pointer(version, **facts)
-    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):  # from before pointers were signed
-        raise RegistryError(f"{path} names version {version}, but is not signed. {WAY_IN}") from None
-    if not is_signed({**facts, "current": version}, claimed, read_keys(key_file)):
+        signed = keys.verify(f"{version}\n{facts}".encode(), bytes.fromhex(signature))
+    except ValueError:
+        signed = False
+    if not signed:
         raise RegistryError(
-            f"{path} names version {version}, but its signature does not match the key in {key_file}. {WAY_IN}"
+            f"{path} names version {version}, but its signature does not match the public keys in {keys.public}. "
+            f"{WAY_IN}"
         )
-    return pointer
+    return Pointer(version, **json.loads(facts))
 
 
-def _trusted_pointers(root: Path, key_file: Path) -> list[Pointer]:
-    return [pointer for name in (CURRENT, LAST) if (pointer := _pointer_or_none(root / name, key_file))]
+def _trusted_pointers(root: Path, keys: Keys) -> list[Pointer]:
+    return [pointer for name in (CURRENT, LAST) if (pointer := _pointer_or_none(root / name, keys))]
 
 
-def _pointer_or_none(path: Path, key_file: Path) -> Pointer | None:
+def _pointer_or_none(path: Path, keys: Keys) -> Pointer | None:
     """Return the pointer, or None if it cannot be trusted and so says nothing."""
     try:
-        return _pointer(path, key_file)
+        return _pointer(path, keys)
     except (FileNotFoundError, RegistryError):
         return None

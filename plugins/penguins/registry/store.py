@@ -2,13 +2,14 @@
 
 Layout of `MODELS_DIR`::
 
-    <version>/model.pkl  manifest.json  report.html  predictions.parquet   immutable once visible
-    current                                           the serving version on its first line, then its signature
-    .last-pointer                                     the same again: an older `current` that is put back shows
-    runs/<run_id>/                                    a run's working files
+    <version>/model.pkl  report.html  predictions.parquet   immutable once visible
+    <version>/manifest.json  manifest.sig                   their checksums and all other facts, and what signs these
+    current                                                 the serving version on its first line, then its signature
+    .last-pointer                                           the same again: an older `current` that is put back shows
+    runs/<run_id>/                                          a run's working files
 
-Whoever may write there and has no key can spoil a publish, but neither make the service open what was not signed, nor
-stop its watch, nor take it back to an older version unseen.
+Whoever may write there and has no private key can spoil a publish, but neither make the service open what was not
+signed, nor stop its watch, nor take it back to an older version unseen.
 
 The command line, `python -m penguins.registry`, is `__main__.py` next to this file.
 """
@@ -32,42 +33,71 @@ from typing import Any
 
 from penguins.files import MEBIBYTE, RefusedError, flush_folder, open_lock, read_file, write_file
 from penguins.registry.errors import NoModelError, RegistryError, reason
-from penguins.registry.keys import add_key, is_signed, read_keys, signature
+from penguins.registry.keys import Keys
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
 from penguins.registry.pointer import Pointer, move_pointer, read_pointer
+from penguins.registry.upgrade import old_keys, sign_anew
 
 PROJECT = Path(__file__).resolve().parents[3]
 VERSIONS_KEPT = 10
 _STAGING = ".staging-"
 _LONGEST_NAME = 200  # bytes; file systems take 255, some that encrypt 143
-# What a file may have at most. A pickle may have as many bytes as its signed manifest says.
-_LIMITS = {"manifest.json": 2 * MEBIBYTE, "report.html": 4 * MEBIBYTE, "predictions.parquet": 64 * MEBIBYTE}
+# Each file of a version, and the beginning of the names of its checksum and size in the manifest.
+_FILES = {
+    "pickle": ("model.pkl", ""),
+    "report": ("report.html", "report_"),
+    "predictions": ("predictions.parquet", "predictions_"),
+}
+_LONGEST_MANIFEST, _LONGEST_SIGNATURE = 2 * MEBIBYTE, 64
+_LONGEST_UNSIZED = 64 * MEBIBYTE  # older manifests do not say how long the report and the predictions are
 
 log = logging.getLogger(__name__)
 
 
+def _identity(what: str, content: bytes) -> dict[str, Any]:
+    """Return what a manifest says of one of its version's files."""
+    _, prefix = _FILES[what]
+    return {f"{prefix}sha256": hashlib.sha256(content).hexdigest(), f"{prefix}size_bytes": len(content)}
+
+
 @dataclass(frozen=True)
 class Registry:
-    """The versions in one folder, signed with one key.
-
-    Parameters
-    ----------
-    root : Path
-    key_file : Path
-        One key per line, 32 bytes or more each. The first one signs; signatures by any of them are accepted. The file
-        is read at each use, so that a new key needs no restart.
-    """
+    """The versions in one folder, and the keys that sign and verify them."""
 
     root: Path
-    key_file: Path
+    keys: Keys
 
     @classmethod
     def from_environment(cls) -> Registry:
-        """Return the registry that `MODELS_DIR` and `MODEL_SIGNING_KEY_FILE` name; by default, the checkout's."""
-        return cls(
-            root=Path(os.environ.get("MODELS_DIR") or PROJECT / "models"),
-            key_file=Path(os.environ.get("MODEL_SIGNING_KEY_FILE") or PROJECT / ".local" / "model_signing.key"),
-        )
+        """Return the registry that the environment names; by default, the checkout's.
+
+        `MODELS_DIR`, `MODEL_SIGNING_KEY_FILE`, and `MODEL_PUBLIC_KEYS_FILE`, which is `model_signing.pub` next to
+        `model_signing.key` unless it is set.
+        """
+        private = Path(os.environ.get("MODEL_SIGNING_KEY_FILE") or PROJECT / ".local" / "model_signing.key")
+        public = Path(os.environ.get("MODEL_PUBLIC_KEYS_FILE") or private.with_suffix(".pub"))
+        return cls(Path(os.environ.get("MODELS_DIR") or PROJECT / "models"), Keys(private, public))
+
+    def init(self) -> list[str]:
+        """Make the keys unless they are there, and sign anew what a release before Ed25519 has signed.
+
+        Returns
+        -------
+        list of str
+            What is wrong with each version that the keys do not verify, if any of that was done.
+        """
+        if old := old_keys(self.keys):
+            with self._write_lock():
+                sign_anew(self.root, self.keys, old, self.versions(), self._staging_path)
+        if not (self.keys.create() or old):
+            return []
+        problems = []
+        for version in self.versions():
+            try:
+                self.manifest(version)
+            except RegistryError as error:
+                problems.append(str(error))
+        return problems
 
     def versions(self) -> list[str]:
         """Return the versions, newest first. A link to a folder is none."""
@@ -101,20 +131,20 @@ class Registry:
         RegistryError
             If it names no version, is not signed, or is older than another one.
         """
-        return read_pointer(self.root, self.key_file, seen)
+        return read_pointer(self.root, self.keys, seen)
 
     def manifest(self, version: str) -> dict[str, Any]:
-        """Return a version's manifest, or raise RegistryError if it is missing or not signed with this key."""
-        try:
-            manifest = json.loads(self._read(version, "manifest.json"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise RegistryError(f"version {version}: its manifest cannot be read: {reason(error)}") from error
-        claimed = manifest.pop("signature", "") if isinstance(manifest, dict) else ""
-        if not is_signed(manifest, claimed, read_keys(self.key_file)):
+        """Return a version's manifest, or raise RegistryError if it is missing or none of the keys has signed it."""
+        content = self._read(version, "manifest.json", _LONGEST_MANIFEST)
+        if not self.keys.verify(content, self._read(version, "manifest.sig", _LONGEST_SIGNATURE)):
             raise RegistryError(
-                f"version {version}: its signature does not match the key in {self.key_file}. It was changed after "
-                "publishing, or signed with another key. Train again, or activate another version."
+                f"version {version}: its signature does not match the public keys in {self.keys.public}. It was "
+                "changed after publishing, or signed with another key. Train again, or activate another version."
             )
+        try:
+            manifest = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise RegistryError(f"version {version}: its manifest.json cannot be read: {reason(error)}") from error
         if (named := manifest.get("version")) != version:
             raise RegistryError(f"version {version}: its manifest is that of {named}")
         return manifest
@@ -122,46 +152,48 @@ class Registry:
     def read(self, version: str) -> tuple[dict[str, Any], bytes]:
         """Return the manifest and the pickle's bytes, both verified, or raise RegistryError."""
         manifest = self.manifest(version)
-        return manifest, self._verified(manifest, "model.pkl", "pickle", "sha256")
+        return manifest, self._verified(manifest, "pickle")
 
     def report(self, version: str) -> bytes:
         """Return a version's report as it was published, or raise RegistryError."""
-        return self._verified(self._published(version), "report.html", "report", "report_sha256")
+        return self._verified(self._published(version), "report")
 
     def predictions(self, version: str) -> bytes:
         """Return the predictions that a version keeps for the next gate, or raise RegistryError."""
-        return self._verified(self._published(version), "predictions.parquet", "predictions", "predictions_sha256")
+        return self._verified(self._published(version), "predictions")
 
     def _published(self, version: str) -> dict[str, Any]:
         if checked(version) not in self.versions():
             raise RegistryError(f"there is no version {version}.")
         return self.manifest(version)
 
-    def _verified(self, manifest: Mapping[str, Any], name: str, what: str, sum_name: str) -> bytes:
+    def _verified(self, manifest: Mapping[str, Any], what: str) -> bytes:
         """Return one of a version's files, checked against the checksum in its verified manifest."""
-        version = manifest["version"]
-        if sum_name not in manifest:
+        version, (name, prefix) = manifest["version"], _FILES[what]
+        if f"{prefix}sha256" not in manifest:
             raise RegistryError(
                 f"version {version} has no {what}: older versions were published without. Trigger the DAG "
                 "modelo_penguin: every new version has its own."
             )
-        try:
-            content = self._read(version, name, limit=manifest["size_bytes"] if name == "model.pkl" else None)
-        except OSError as error:
-            raise RegistryError(f"version {version}: its {what} cannot be read: {reason(error)}") from error
-        if (sha256 := hashlib.sha256(content).hexdigest()) != manifest[sum_name]:
+        content = self._read(version, name, manifest.get(f"{prefix}size_bytes", _LONGEST_UNSIZED))
+        if (sha256 := hashlib.sha256(content).hexdigest()) != (expected := manifest[f"{prefix}sha256"]):
             raise RegistryError(
-                f"version {version}: the sha256 of its {what} is {sha256}, but the manifest says "
-                f"{manifest[sum_name]}. "
+                f"version {version}: the sha256 of its {what} is {sha256}, but the manifest says {expected}. "
                 "It was changed after publishing. Train again, or activate another version."
             )
         return content
 
-    def _read(self, version: str, name: str, limit: int | None = None) -> bytes:
+    def _read(self, version: str, name: str, limit: int) -> bytes:
         folder = self.root / checked(version)
-        if folder.is_symlink():
-            raise RefusedError(f"{folder} is a symbolic link, which is no version")
-        return read_file(folder / name, limit=_LIMITS[name] if limit is None else limit)
+        try:
+            if folder.is_symlink():
+                raise RefusedError(f"{folder} is a symbolic link, which is no version")
+            return read_file(folder / name, limit=limit)
+        except OSError as error:
+            raise RegistryError(
+                f"version {version}: its {name} cannot be read: {reason(error)}. "
+                "Train again, or activate another version."
+            ) from error
 
     def publish(
         self,
@@ -182,9 +214,9 @@ class Registry:
         facts : mapping
             JSON values for the manifest, to which version, created_at, sha256 and size_bytes are added.
         make_report : callable, optional
-            Returns the version's report.html, given its manifest, which then holds `report_sha256` as well.
+            Returns the version's report.html, given its manifest, which then holds its checksum and size as well.
         predictions : bytes, optional
-            For the next gate, from `Predictions.to_bytes`; the manifest then holds `predictions_sha256`.
+            For the next gate, from `Predictions.to_bytes`; the manifest then holds their checksum and size.
         activate : bool
             False leaves `current` where it is; the manifest then holds that.
 
@@ -198,30 +230,30 @@ class Registry:
         RegistryError
             If it cannot be written, for example because the disk is full. The serving version stays.
         """
-        sha256 = hashlib.sha256(pickled).hexdigest()
         with self._write_lock():
-            created_at = self._next_second(sha256)
-            version = name_of(created_at, sha256)
+            identity = _identity("pickle", pickled)
+            created_at = self._next_second(identity["sha256"])
+            version = name_of(created_at, identity["sha256"])
             manifest = {
                 **facts,
                 "version": version,
                 "created_at": created_at.isoformat().replace("+00:00", "Z"),
-                "sha256": sha256,
-                "size_bytes": len(pickled),
+                **identity,
                 **({} if activate else {"activate": False}),
             }
             staging = self._staging_path()
             staging.mkdir()
+            write_file(staging / "model.pkl", pickled)
             if predictions is not None:
-                manifest["predictions_sha256"] = hashlib.sha256(predictions).hexdigest()
+                manifest |= _identity("predictions", predictions)
                 write_file(staging / "predictions.parquet", predictions)
             if make_report:
                 report = make_report(manifest)
-                manifest["report_sha256"] = hashlib.sha256(report).hexdigest()
+                manifest |= _identity("report", report)
                 write_file(staging / "report.html", report)
-            signed = {**manifest, "signature": signature(read_keys(self.key_file)[0], manifest)}
-            write_file(staging / "model.pkl", pickled)
-            write_file(staging / "manifest.json", json.dumps(signed, indent=2, allow_nan=False).encode())
+            content = json.dumps(manifest, indent=2, allow_nan=False).encode()
+            write_file(staging / "manifest.json", content)
+            write_file(staging / "manifest.sig", self.keys.sign(content))
             flush_folder(staging)
             staging.rename(self.root / version)
             flush_folder(self.root)
@@ -251,9 +283,9 @@ class Registry:
         shutil.rmtree(self.root / "runs", ignore_errors=True)
 
     def rotate_key(self) -> None:
-        """Put a new key before the others: it signs from now on, and their signatures stay valid."""
-        with self._lock():
-            add_key(self.key_file)
+        """Make a new key: it signs from now on, and what the others signed stays valid."""
+        with self._write_lock():
+            self.keys.renew()
 
     def _next_second(self, sha256: str) -> datetime:
         """Return now, or one second after the newest version, so that names sort by age and are unique.
@@ -275,7 +307,7 @@ class Registry:
         return now
 
     def _point_to(self, version: str, *, release: bool = False) -> None:
-        move_pointer(self.root, self.key_file, version, self._staging_path, release=release)
+        move_pointer(self.root, self.keys, version, self._staging_path, release=release)
 
     def _staging_path(self) -> Path:
         return self.root / f"{_STAGING}{uuid.uuid4().hex}"
@@ -308,7 +340,8 @@ class Registry:
 
     @contextmanager
     def _write_lock(self) -> Iterator[None]:
-        """Hold the lock, and leave no half-written files behind."""
+        """Hold the lock, and leave no half-written files behind. RegistryError if there is no key to sign with."""
+        self.keys.private_key()
         with self._lock():
             try:
                 self._remove_leftovers()

@@ -29,4 +29,4 @@ def is_held_back(registry: Registry, version: str) -> bool:
         waited = "activate" in registry.manifest(version)
     except RegistryError:
         return False
-    return waited and version not in released_versions(registry.root, registry.key_file)
+    return waited and version not in released_versions(registry.root, registry.keys)

@@ -15,6 +15,7 @@ from app.settings import Settings
 from penguins.inference import ModelError, load_model
 from penguins.registry import Registry
 from penguins.report.page import render
+from support import empty_registry
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,9 +64,7 @@ def _load(pickled: bytes, manifest: dict[str, Any]) -> Any:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, trained: tuple[bytes, dict[str, Any]]) -> Registry:
     """A registry with one model and a report, for tests that change neither."""
-    folder = tmp_path_factory.mktemp("published")
-    (folder / "key").write_text("k" * 40)
-    registry = Registry(folder / "models", folder / "key")
+    registry = empty_registry(tmp_path_factory.mktemp("published"))
     registry.publish(*trained, make_report=lambda _: b"<p>report</p>")
     return registry
 

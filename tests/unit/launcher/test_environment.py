@@ -29,7 +29,7 @@ def test_make_run_and_the_stack_read_one_file_and_repeat_none_of_it(tmp_path: Pa
 def test_secrets_are_made_once_in_the_state_folder(tmp_path: Path) -> None:
     first = environment(8080, 8989, tmp_path)
     assert first["AIRFLOW_HOME"] == str(tmp_path / "airflow")
-    assert (tmp_path / "model_signing.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "fernet_key").stat().st_mode & 0o777 == 0o600
     assert environment(8080, 8989, tmp_path) == first
 
 

@@ -26,7 +26,7 @@ from app.main import create_app
 from app.settings import Settings
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, FEATURES, NUMBERS, TARGET, Number
-from support import OWN_TABLE, ROOT, code_blocks, declare, free_port
+from support import OWN_TABLE, ROOT, code_blocks, declare, empty_registry, free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome is on PATH")
@@ -298,8 +298,7 @@ def test_an_error_stands_at_its_field_in_the_words_of_the_422(opened: Opened, pe
 
 
 def test_without_a_model_a_service_or_an_answer_the_page_says_so(opened: Opened, penguins: str, tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("k" * 40)
-    with served(Registry(tmp_path / "models", tmp_path / "key")) as empty:
+    with served(empty_registry(tmp_path)) as empty:
         page = opened(empty)
         expect(page.get_by_role("alert")).to_contain_text("trigger the DAG modelo_penguin")
         assert predict(page).status == 503

@@ -66,7 +66,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return hang
 
 
-@pytest.mark.parametrize("name", ["current", "key", "manifest.json", "model.pkl"])
+@pytest.mark.parametrize("name", ["current", "key.pub", "manifest.json", "manifest.sig", "model.pkl"])
 def test_a_look_that_hangs_is_given_up_counted_and_said_and_the_next_one_is_made(
     registry: Registry, publish: Publish, hang: Callable[[str], Any], name: str
 ) -> None:
@@ -149,7 +149,10 @@ def test_an_older_or_unsigned_pointer_is_refused_by_name_also_by_a_service_that_
     server = ModelServer(registry, poll_seconds=1, retry_seconds=0.001)
     server.refresh()
     kept = last.read_bytes()
-    for content, said in ((saved, "an older pointer was put back"), (f"{first}\n".encode(), "is not signed")):
+    for content, said in (
+        (saved, "an older pointer was put back"),
+        (f"{first}\n".encode(), "its signature does not match"),
+    ):
         pointer.write_bytes(content)
         for reader, remains in ((server, saved), (ModelServer(registry, poll_seconds=1, retry_seconds=0.001), kept)):
             last.write_bytes(remains)  # who goes on remembers, even where both were put back

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,7 +127,9 @@ def spoil_manifest(registry: Registry, version: str) -> None:
 
 
 def spoil_key(registry: Registry, version: str) -> None:
-    registry.key_file.write_text(secrets.token_hex(32))
+    registry.keys.public.unlink()
+    registry.keys.private.unlink()
+    registry.init()
 
 
 def remove_manifest(registry: Registry, version: str) -> None:
@@ -148,7 +149,7 @@ def spoil_predictions(registry: Registry, version: str) -> None:
     [
         (spoil_manifest, "signature does not match"),
         (spoil_key, "signature does not match"),
-        (remove_manifest, "manifest cannot be read"),
+        (remove_manifest, "manifest.json cannot be read"),
         (spoil_pointer, "is not a version"),
         (spoil_predictions, "the sha256 of its predictions is"),
     ],

@@ -26,7 +26,7 @@ def environment_of(registry: Registry) -> dict[str, str]:
     return {
         "PYTHONPATH": str(PROJECT / "plugins"),
         "MODELS_DIR": str(registry.root),
-        "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
+        "MODEL_SIGNING_KEY_FILE": str(registry.keys.private),
     }
 
 
@@ -34,7 +34,7 @@ def environment_of(registry: Registry) -> dict[str, str]:
 def command(registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the command line on the registry; return exit code, output, errors."""
     monkeypatch.setenv("MODELS_DIR", str(registry.root))
-    monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.key_file))
+    monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.keys.private))
 
     def command(*arguments: str) -> tuple[int, str, str]:
         code = main(list(arguments))
@@ -106,7 +106,7 @@ def test_list_says_what_is_wrong_with_a_version_and_fails(
     assert head.split()[-1] == "problem"
     assert good.split()[:2] == ["*", serving]
     assert bad.split()[:5] == [damaged, "-", "-", "-", "-"]
-    assert f"version {damaged}: its signature does not match the key in {registry.key_file}." in bad
+    assert f"version {damaged}: its signature does not match the public keys in {registry.keys.public}." in bad
 
 
 def test_what_a_manifest_says_is_never_read_as_markup(published: Callable[..., str], command: Command) -> None:
@@ -320,10 +320,12 @@ def test_rotate_key_names_the_file_and_leaves_the_versions_valid(
     registry: Registry, publish: Publish, command: Command
 ) -> None:
     publish()
-    before = registry.key_file.read_text()
+    before = registry.keys.private.read_text()
     code, output, _ = command("rotate-key")
-    assert (code, str(registry.key_file) in output.splitlines()[0]) == (0, True)
-    assert registry.key_file.read_text() != before
+    assert code == 0
+    for file in (registry.keys.private, registry.keys.public):
+        assert str(file) in output
+    assert registry.keys.private.read_text() != before
     publish()
     assert command("verify")[0] == 0
 

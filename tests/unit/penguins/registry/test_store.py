@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import re
 import resource
-import secrets
 import shutil
 import signal
 import subprocess
@@ -20,9 +18,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from penguins.inference import load_model
-from penguins.registry import PROJECT, NoModelError, Registry, RegistryError, store
+from penguins.registry import PROJECT, Keys, NoModelError, Registry, RegistryError, store
 from penguins.registry.__main__ import main
 from penguins.registry.store import VERSIONS_KEPT
 from penguins.schema import EXAMPLE
@@ -47,7 +47,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Registry], None]:
 
     def environment(registry: Registry) -> None:
         monkeypatch.setenv("MODELS_DIR", str(registry.root))
-        monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.key_file))
+        monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.keys.private))
 
     return environment
 
@@ -69,11 +69,14 @@ def test_the_environment_names_the_registry_and_without_it_it_is_the_checkouts(
 ) -> None:
     environment(registry)
     assert Registry.from_environment() == registry
+    monkeypatch.setenv("MODEL_PUBLIC_KEYS_FILE", "/others.pub")
+    assert Registry.from_environment() == Registry(registry.root, Keys(registry.keys.private, Path("/others.pub")))
     checkout = Path(__file__).parents[4]
+    keys = Keys(checkout / ".local" / "model_signing.key", checkout / ".local" / "model_signing.pub")
     for empty in (True, False):
-        for name in ("MODELS_DIR", "MODEL_SIGNING_KEY_FILE"):
+        for name in ("MODELS_DIR", "MODEL_SIGNING_KEY_FILE", "MODEL_PUBLIC_KEYS_FILE"):
             monkeypatch.setenv(name, "") if empty else monkeypatch.delenv(name)
-        assert Registry.from_environment() == Registry(checkout / "models", checkout / ".local" / "model_signing.key")
+        assert Registry.from_environment() == Registry(checkout / "models", keys)
 
 
 # versions and current
@@ -162,48 +165,48 @@ def test_a_manifest_whose_facts_were_changed_is_refused(registry: Registry, publ
     version = publish()["version"]
     path = manifest_of(registry, version)
     manifest = json.loads(path.read_text())
-    names = manifest.keys() - {"signature"}
-    assert names >= {
+    assert manifest.keys() >= {
         *("version", "created_at", "sha256", "size_bytes", "dag_run_id", "data", "params"),
         *("metrics", "classes", "rows", "columns", "libraries", "golden", "histograms"),
     }
-    for name in [*names, "added"]:
+    for name in [*manifest, "added"]:
         path.write_text(json.dumps({**manifest, name: "forged"}))
         assert_refused(registry, version, "its signature does not match")
-    for name in names:
+    for name in manifest:
         path.write_text(json.dumps({k: v for k, v in manifest.items() if k != name}))
         assert_refused(registry, version, "its signature does not match")
 
 
 def test_any_other_signature_or_none_is_refused(registry: Registry, publish: Publish) -> None:
+    version, another = publish()["version"], publish()["version"]
+    path = registry.root / version / "manifest.sig"
+    signature = path.read_bytes()
+    for other in (b"", bytes(64), signature[:-1], bit_flipped(signature), signature.hex()[:64].encode()):
+        path.write_bytes(other)
+        assert_refused(registry, version, "its signature does not match")
+    shutil.copy(registry.root / another / "manifest.sig", path)
+    assert_refused(registry, version, "its signature does not match")
+    path.write_bytes(signature + b"\n")
+    assert_refused(registry, version, "its manifest.sig cannot be read: it has 65 bytes; it may have 64 at most")
+    path.unlink()
+    assert_refused(registry, version, "its manifest.sig cannot be read: No such file or directory. Train again")
+
+
+def test_what_is_signed_are_bytes_which_are_not_parsed_unless_they_match(registry: Registry, publish: Publish) -> None:
     version = publish()["version"]
     path = manifest_of(registry, version)
-    facts = json.loads(path.read_text())
-    del facts["signature"]
-    signatures: tuple[Any, ...] = ("", "0" * 64, "é", "\ud800", None, True, 0, [], {})
-    for manifest in (
-        *(None, [], {}, "text", float("nan"), {"signature": ""}),  # JSON, but no manifest
-        *(facts, *({**facts, "signature": signature} for signature in signatures)),
+    content = path.read_bytes()
+    for other in (
+        *(content + b"\n", json.dumps(json.loads(content)).encode(), truncated(content), b"", b"{", b"\xff\xfe"),
+        *(b"[" * 100_000, b'{"a":' * 100_000, b"null", b"[]", b"{}", b"NaN"),
     ):
-        path.write_text(json.dumps(manifest))
+        path.write_bytes(other)
         assert_refused(registry, version, "its signature does not match")
 
 
-def test_formatting_a_manifest_anew_changes_nothing(registry: Registry, publish: Publish) -> None:
-    """It is the facts that are signed, not the bytes."""
-    manifest = publish()
-    path = manifest_of(registry, manifest["version"])
-    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
-    assert registry.manifest(manifest["version"])["metrics"] == manifest["metrics"]
-
-
-def test_what_is_no_json_or_not_there_is_refused(registry: Registry, publish: Publish) -> None:
-    version = publish()["version"]
-    path = manifest_of(registry, version)
-    for content in (truncated(path.read_bytes()), b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000):
-        path.write_bytes(content)
-        assert_refused(registry, version, "its manifest cannot be read")
-    assert_refused(registry, ABSENT, "its manifest cannot be read")
+def test_a_manifest_that_is_not_there_is_refused(registry: Registry, publish: Publish) -> None:
+    publish()
+    assert_refused(registry, ABSENT, "its manifest.json cannot be read")
 
 
 def test_a_changed_pickle_is_refused_with_both_checksums(registry: Registry, publish: Publish) -> None:
@@ -220,7 +223,7 @@ def test_a_changed_pickle_is_refused_with_both_checksums(registry: Registry, pub
     path.write_bytes(pickled + b".")
     assert_refused(registry, version, f"it has {len(pickled) + 1:,} bytes; it may have {len(pickled):,} at most")
     path.unlink()
-    assert_refused(registry, version, "its pickle cannot be read")
+    assert_refused(registry, version, "its model.pkl cannot be read")
 
 
 def test_another_versions_files_are_refused(registry: Registry, publish: Publish, other: bytes) -> None:
@@ -243,7 +246,7 @@ def test_a_replaced_pickle_with_its_checksum_in_the_manifest_is_refused(
     pickle_of(registry, version).write_bytes(other)
     path = manifest_of(registry, version)
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": hashlib.sha256(other).hexdigest()}))
-    assert_refused(registry, version, f"its signature does not match the key in {registry.key_file}")
+    assert_refused(registry, version, f"its signature does not match the public keys in {registry.keys.public}")
 
 
 def test_the_registry_opens_no_pickle_signed_or_not(
@@ -291,7 +294,7 @@ def test_a_report_is_made_from_the_manifest_and_read_as_it_was_published(registr
     report = registry.report(manifest["version"])
     assert report == f"<p>{manifest['version']}</p>".encode()
     assert manifest["report_sha256"] == hashlib.sha256(report).hexdigest()
-    assert made_from == [{k: v for k, v in manifest.items() if k != "report_sha256"}]
+    assert made_from == [{k: v for k, v in manifest.items() if not k.startswith("report_")}]
     assert registry.read(manifest["version"])[0] == json.loads(json.dumps(manifest))
 
 
@@ -301,15 +304,32 @@ def test_a_report_that_was_changed_or_is_gone_is_refused(registry: Registry, tra
     path.write_bytes(b"<p>forged</p>")
     with pytest.raises(RegistryError, match=r"the sha256 of its report is .*changed after publishing"):
         registry.report(version)
-    manifest = json.loads(manifest_of(registry, version).read_bytes())
-    forged = {**manifest, "report_sha256": hashlib.sha256(b"<p>forged</p>").hexdigest()}
+    signed = manifest_of(registry, version).read_bytes()
+    forged = {**json.loads(signed), "report_sha256": hashlib.sha256(b"<p>forged</p>").hexdigest()}
     manifest_of(registry, version).write_text(json.dumps(forged))
     with pytest.raises(RegistryError, match="signature does not match"):
         registry.report(version)
-    manifest_of(registry, version).write_text(json.dumps(manifest))
+    manifest_of(registry, version).write_bytes(signed)
     path.unlink()
-    with pytest.raises(RegistryError, match=f"{version}: its report cannot be read"):
+    with pytest.raises(RegistryError, match=f"{version}: its report.html cannot be read"):
         registry.report(version)
+
+
+def test_the_reports_and_the_predictions_sizes_are_signed_and_bound_what_is_read(
+    registry: Registry, trained: Trained
+) -> None:
+    manifest = registry.publish(*trained, make_report=lambda _: b"<p>", predictions=b"kept")
+    version = manifest["version"]
+    for name, prefix, read in (
+        ("report.html", "report", registry.report),
+        ("predictions.parquet", "predictions", registry.predictions),
+    ):
+        path = registry.root / version / name
+        size = manifest[f"{prefix}_size_bytes"]
+        assert size == path.stat().st_size
+        path.write_bytes(path.read_bytes() + b" ")
+        with pytest.raises(RegistryError, match=f"has {size + 1} bytes; it may have {size} at most"):
+            read(version)
 
 
 def test_a_version_from_before_reports_has_none_even_if_one_is_put_there(registry: Registry, publish: Publish) -> None:
@@ -329,7 +349,7 @@ def test_predictions_are_kept_signed_and_read_as_they_were_published(registry: R
     version = manifest["version"]
     assert registry.predictions(version) == b"kept"
     assert registry.manifest(version)["predictions_sha256"] == hashlib.sha256(b"kept").hexdigest()
-    (registry.root / version / "predictions.parquet").write_bytes(b"others")
+    (registry.root / version / "predictions.parquet").write_bytes(b"fork")
     with pytest.raises(RegistryError, match="the sha256 of its predictions is"):
         registry.predictions(version)
 
@@ -358,11 +378,11 @@ def test_the_manifest_holds_the_facts_and_what_identifies_the_pickle(registry: R
     assert manifest["version"] == f"{created_at:%Y%m%dT%H%M%SZ}-{manifest['sha256'][:8]}"
 
 
-def test_a_version_is_two_files_with_a_signature(registry: Registry, publish: Publish) -> None:
+def test_a_version_is_two_files_and_a_signature(registry: Registry, publish: Publish) -> None:
     version = publish()["version"]
-    files = {".lock", ".last-pointer", f"{version}/manifest.json", f"{version}/model.pkl", "current"}
-    assert files_in(registry).keys() == files
-    assert re.fullmatch(r"[0-9a-f]{64}", json.loads(manifest_of(registry, version).read_bytes())["signature"])
+    of_version = {f"{version}/{name}" for name in ("manifest.json", "manifest.sig", "model.pkl")}
+    assert files_in(registry).keys() == {".lock", ".last-pointer", "current"} | of_version
+    assert len((registry.root / version / "manifest.sig").read_bytes()) == 64
     assert (registry.root / "current").read_text().splitlines()[0] == version
 
 
@@ -456,58 +476,99 @@ def test_removing_the_runs_folders_leaves_the_versions(registry: Registry, publi
     registry.read(version)
 
 
-# The key
+# The keys
 
 
 def test_a_rotated_key_signs_and_what_the_old_one_signed_stays_valid(registry: Registry, publish: Publish) -> None:
     old = publish()["version"]
-    before = registry.key_file.read_text().split()
-    mode = registry.key_file.stat().st_mode
+    public, private = registry.keys.public.read_text().split(), registry.keys.private.read_text()
     registry.rotate_key()
     new = publish()["version"]
-    keys = registry.key_file.read_text().split()
-    assert keys[1:] == before
-    assert keys[0] not in before
-    assert registry.key_file.stat().st_mode == mode
+    lines = registry.keys.public.read_text().split()
+    assert lines[1:] == public
+    assert lines[0] not in public
+    assert registry.keys.private.read_text() != private
+    assert registry.keys.private.stat().st_mode & 0o777 == 0o600
+    assert registry.keys.public.stat().st_mode & 0o777 == 0o644
     for version in (old, new):
         registry.read(version)
-    registry.key_file.write_text(keys[0])  # the old key is retired
+    registry.keys.public.write_text(lines[0])  # the old key is retired
     registry.read(new)
     with pytest.raises(RegistryError, match="signed with another key"):
         registry.read(old)
 
 
-def test_a_version_signed_with_another_key_is_refused_from_the_moment_the_key_is_another(
+def test_whoever_has_only_the_public_keys_verifies_and_is_told_why_it_cannot_sign(
+    registry: Registry, publish: Publish, environment: Callable[[Registry], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = publish()["version"]
+    registry.keys.private.unlink()
+    before = files_in(registry)
+    environment(registry)
+    assert [main([name]) for name in ("verify", "list")] == [0, 0]
+    registry.root.chmod(0o555)  # as it is mounted where the service runs
+    try:
+        assert [main([*arguments]) for arguments in (["activate", version], ["rotate-key"])] == [1, 1]
+        with pytest.raises(RegistryError) as caught:
+            publish()
+    finally:
+        registry.root.chmod(0o755)
+    for error in (*capsys.readouterr().err.splitlines(), str(caught.value)):
+        for said in (str(registry.keys.private), "No such file", "airflow-scheduler", "MODEL_SIGNING_KEY_FILE"):
+            assert said in error
+    assert files_in(registry) == before
+
+
+def test_a_version_signed_with_another_key_is_refused_from_the_moment_the_keys_are_others(
     registry: Registry, publish: Publish
 ) -> None:
     version = publish()["version"]
-    key = registry.key_file.read_bytes()
-    registry.key_file.write_text(secrets.token_hex(32))
-    assert_refused(registry, version, f"does not match the key in {registry.key_file}")
-    registry.key_file.write_bytes(key + b"\n")  # a line end changes nothing
+    keys, private = registry.keys.public.read_bytes(), registry.keys.private.read_bytes()
+    registry.keys.public.unlink()
+    with pytest.raises(RegistryError, match=f"{registry.keys.public} cannot be read: No such .*MODEL_PUBLIC_KEYS_FILE"):
+        registry.read(version)
+    registry.keys.private.unlink()
+    (problem,) = registry.init()
+    assert f"version {version}: its signature does not match the public keys in {registry.keys.public}" in problem
+    assert_refused(registry, version, "signed with another key")
+    registry.keys.public.write_bytes(keys + b"\n")  # a line end changes nothing
+    registry.read(version)
+    registry.keys.public.unlink()
+    registry.keys.private.write_bytes(private)
+    assert registry.init() == []  # the public key comes from the private one
     registry.read(version)
 
 
-def test_a_key_that_is_missing_is_named_with_what_makes_it(registry: Registry, publish: Publish) -> None:
+def test_init_changes_nothing_where_the_keys_are_and_makes_one_in_place_of_an_empty_file(
+    registry: Registry, publish: Publish
+) -> None:
     version = publish()["version"]
-    registry.key_file.unlink()
-    for use in (publish, lambda: registry.read(version)):
-        with pytest.raises(RegistryError) as caught:
-            use()
-        for said in (str(registry.key_file), "No such file", "make run", "MODEL_SIGNING_KEY_FILE"):
-            assert said in str(caught.value)
-    assert registry.versions() == [version]
-
-
-def test_a_key_of_less_than_32_bytes_is_refused_with_its_length(registry: Registry, publish: Publish) -> None:
-    for length in (0, 1, 31):
-        registry.key_file.write_text("k" * length)
-        with pytest.raises(RegistryError, match=f"has {length} bytes; it must have 32 or more") as caught:
-            publish()
-        assert str(registry.key_file) in str(caught.value)
-        assert registry.versions() == []
-    registry.key_file.write_text("k" * 32)
+    files = (registry.keys.private, registry.keys.public)
+    before = [(path.read_bytes(), path.stat().st_ino) for path in files]
+    assert registry.init() == []
+    assert [(path.read_bytes(), path.stat().st_ino) for path in files] == before
+    registry.keys.private.write_text("")
+    assert registry.init() == []  # the public one is kept, so nothing is wrong with the version
+    assert registry.keys.public.read_bytes().endswith(before[1][0])
+    registry.read(version)
     registry.read(publish()["version"])
+
+
+def test_a_key_that_is_none_is_refused_and_nothing_of_it_is_said(registry: Registry, publish: Publish) -> None:
+    version = publish()["version"]
+    rsa = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for content in (b"k" * 31, b"k" * 40, truncated(registry.keys.private.read_bytes())[:60], rsa, b"\xff" * 40):
+        registry.keys.private.write_bytes(content)
+        for use in (publish, registry.rotate_key):
+            with pytest.raises(RegistryError, match=f"{registry.keys.private} is not an Ed25519 key in PEM") as caught:
+                use()
+            assert content[-20:].decode(errors="replace") not in str(caught.value)
+        assert registry.versions() == [version]
+    public = registry.keys.public.read_bytes()
+    for content in (b"k" * 43, b"\xff" * 32, b"A" * 48):
+        registry.keys.public.write_bytes(content + b"\n" + public)
+        with pytest.raises(RegistryError, match="what stands in place 1 is not a key, 32 bytes in base64"):
+            registry.read(version)
 
 
 # Retention
@@ -559,9 +620,10 @@ def test_leftovers_of_a_crashed_publisher_are_cleared(registry: Registry, publis
 CRASHING_PUBLISHER = """
 import os, signal, sys, traceback
 from pathlib import Path
-from penguins.registry import Registry
+from penguins.registry import Keys, Registry
 
-registry, pickled, left = Registry(Path(sys.argv[1]), Path(sys.argv[2])), Path(sys.argv[3]).read_bytes(), 0
+registry = Registry(Path(sys.argv[1]), Keys(Path(sys.argv[2]), Path(sys.argv[3])))
+pickled, left = Path(sys.argv[4]).read_bytes(), 0
 
 def step(event="", *_):
     # Each boundary to the system: open, mkdir, rename and remove tell of themselves, a flush is told below.
@@ -651,10 +713,10 @@ def test_a_full_disk_is_said_and_what_serves_goes_on(registry: Registry, publish
 PUBLISHER = """
 import sys
 from pathlib import Path
-from penguins.registry import Registry
+from penguins.registry import Keys, Registry
 
-registry = Registry(Path(sys.argv[1]), Path(sys.argv[2]))
-pickles = [Path(path).read_bytes() for path in sys.argv[3:]]
+registry = Registry(Path(sys.argv[1]), Keys(Path(sys.argv[2]), Path(sys.argv[3])))
+pickles = [Path(path).read_bytes() for path in sys.argv[4:]]
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(4):
@@ -699,7 +761,7 @@ def written(folder: Path, *pickles: bytes) -> list[Path]:
 
 def start(code: str, registry: Registry, pickles: list[Path]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, (registry.root, registry.key_file, *pickles))],
+        [sys.executable, "-c", code, *map(str, (registry.root, registry.keys.private, registry.keys.public, *pickles))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
-from penguins.registry import PROJECT, Registry, RegistryError, keys, pointer, store
+from penguins.registry import PROJECT, Keys, Registry, RegistryError, pointer, store
 from penguins.registry.__main__ import main
-from penguins.registry.keys import signature
 from penguins.registry.names import is_version, name_of
 
 Trained = tuple[bytes, dict[str, Any]]
@@ -51,7 +50,7 @@ def fifo(path: Path, _: Registry) -> str:
 
 
 def link_to_the_key(path: Path, registry: Registry) -> str:
-    path.symlink_to(registry.key_file)
+    path.symlink_to(registry.keys.private)
     return "is a symbolic link, which is not followed"
 
 
@@ -67,11 +66,14 @@ def too_long(path: Path, _: Registry) -> str:
 
 
 def copy_of_the_key(path: Path, registry: Registry) -> str:
-    shutil.copy(registry.key_file, path)
+    shutil.copy(registry.keys.private, path)
     return ""
 
 
-@pytest.mark.parametrize("name", ["current", ".lock", "key", "manifest.json", "model.pkl", "report.html", "kept"])
+@pytest.mark.parametrize(
+    "name",
+    ["current", ".lock", "key", "key.pub", "manifest.json", "manifest.sig", "model.pkl", "report.html", "kept"],
+)
 def test_what_is_no_plain_file_is_refused_unread_and_nothing_of_the_key_is_said_or_lost(
     registry: Registry, trained: Trained, name: str
 ) -> None:
@@ -80,17 +82,19 @@ def test_what_is_no_plain_file_is_refused_unread_and_nothing_of_the_key_is_said_
     path, use = {
         "current": (registry.root / "current", registry.current),
         ".lock": (registry.root / ".lock", lambda: registry.activate(version)),
-        "key": (registry.key_file, lambda: registry.read(version)),
+        "key": (registry.keys.private, lambda: registry.activate(version)),
+        "key.pub": (registry.keys.public, lambda: registry.read(version)),
         "manifest.json": (inside / "manifest.json", lambda: registry.manifest(version)),
+        "manifest.sig": (inside / "manifest.sig", lambda: registry.manifest(version)),
         "model.pkl": (inside / "model.pkl", lambda: registry.read(version)),
         "report.html": (inside / "report.html", lambda: registry.report(version)),
         "kept": (inside / "predictions.parquet", lambda: registry.predictions(version)),
     }[name]
     assert outcome_of(use) == ""
-    key, away = registry.key_file.read_text(), path.with_name("away")
+    key, away = registry.keys.private.read_text(), path.with_name("away")
     path.rename(away)
     kinds: list[Callable[[Path, Registry], str]] = [fifo, folder]
-    if name != "key":
+    if name not in ("key", "key.pub"):  # which may be links
         kinds.append(link_to_the_key)
     if name != ".lock":  # of which nothing is read
         kinds.append(too_long)
@@ -101,8 +105,8 @@ def test_what_is_no_plain_file_is_refused_unread_and_nothing_of_the_key_is_said_
         said = outcome_of(use)
         assert reason in said, put
         assert str(path) in said or version in said, put
-        assert key[:8] not in said, put
-        assert (away if name == "key" else registry.key_file).read_text() == key, put
+        assert key.splitlines()[1][:8] not in said, put
+        assert (away if name == "key" else registry.keys.private).read_text() == key, put
         path.rmdir() if path.is_dir() else path.unlink()
     away.rename(path)
     assert outcome_of(use) == ""
@@ -112,12 +116,12 @@ def test_the_key_may_be_a_link_as_mounted_secrets_are_and_is_rotated_behind_it(
     registry: Registry, publish: Publish, tmp_path: Path
 ) -> None:
     behind = tmp_path / "behind"
-    registry.key_file.rename(behind)
-    registry.key_file.symlink_to(behind)
+    registry.keys.private.rename(behind)
+    registry.keys.private.symlink_to(behind)
     publish()
     registry.rotate_key()
-    assert registry.key_file.is_symlink()
-    assert len(behind.read_text().split()) == 2
+    assert registry.keys.private.is_symlink()
+    assert "PRIVATE KEY" in behind.read_text()
     registry.read(publish()["version"])
 
 
@@ -155,9 +159,9 @@ def put_signed(registry: Registry, like: str, created_at: datetime) -> str:
     manifest = registry.manifest(like)
     version = name_of(created_at, manifest["sha256"])
     shutil.copytree(registry.root / like, registry.root / version)
-    manifest["version"] = version
-    signed = {**manifest, "signature": signature(keys.read_keys(registry.key_file)[0], manifest)}
-    (registry.root / version / "manifest.json").write_text(json.dumps(signed))
+    content = json.dumps({**manifest, "version": version}).encode()
+    (registry.root / version / "manifest.json").write_bytes(content)
+    (registry.root / version / "manifest.sig").write_bytes(registry.keys.sign(content))
     return version
 
 
@@ -183,7 +187,7 @@ def test_only_signed_versions_that_are_not_from_the_future_count_for_the_next_na
     assert store.time_of(versions[-1]) - store.time_of(ahead) == timedelta(seconds=2)
 
     monkeypatch.setenv("MODELS_DIR", str(registry.root))
-    monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.key_file))
+    monkeypatch.setenv("MODEL_SIGNING_KEY_FILE", str(registry.keys.private))
     assert main(["verify"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if "FROM THE FUTURE" in line] == [in_2200]
@@ -214,7 +218,7 @@ def test_any_run_id_has_a_folder_of_its_own_whose_name_is_not_too_long(registry:
 
 def test_eight_rotations_at_once_keep_all_keys(registry: Registry, publish: Publish) -> None:
     version = publish()["version"]
-    before = registry.key_file.read_text().split()
+    before = registry.keys.public.read_text().split()
     with (registry.root / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # so that they meet
         rotations = [
@@ -226,16 +230,16 @@ def test_eight_rotations_at_once_keep_all_keys(registry: Registry, publish: Publ
                 env={
                     "PYTHONPATH": str(PROJECT / "plugins"),
                     "MODELS_DIR": str(registry.root),
-                    "MODEL_SIGNING_KEY_FILE": str(registry.key_file),
+                    "MODEL_SIGNING_KEY_FILE": str(registry.keys.private),
                 },
             )
             for _ in range(8)
         ]
     assert [rotation.communicate(timeout=60)[1] for rotation in rotations] == [""] * 8
-    found = registry.key_file.read_text().split()
+    found = registry.keys.public.read_text().split()
     assert len(set(found)) == 9
     assert found[-1:] == before
-    assert [path.name for path in registry.key_file.parent.glob("key*")] == [registry.key_file.name]
+    assert {path.name for path in registry.keys.private.parent.glob("key*")} == {"key", "key.pub"}
     registry.read(version)
     assert registry.current() == version
 
@@ -244,7 +248,7 @@ def test_eight_rotations_at_once_keep_all_keys(registry: Registry, publish: Publ
 
 
 def test_a_pointer_that_is_unsigned_forged_or_older_is_refused_by_name_and_activate_is_the_way_in(
-    registry: Registry, publish: Publish
+    registry: Registry, publish: Publish, tmp_path: Path
 ) -> None:
     first = publish()["version"]
     path = registry.root / "current"
@@ -252,16 +256,19 @@ def test_a_pointer_that_is_unsigned_forged_or_older_is_refused_by_name_and_activ
     publish()
     last = path.read_text()
     assert is_version(path.read_text().splitlines()[0])
-    other_key = Registry(registry.root, registry.root.parent / "other")
-    other_key.key_file.write_text("k" * 64)
+    other_key = Registry(registry.root, Keys(tmp_path / "other", tmp_path / "other.pub"))
+    other_key.init()
     other_key._point_to(first)
     forged = path.read_text()
+    *_, signature = saved.splitlines()
+    unmatched = f"but its signature does not match the public keys in {registry.keys.public}"
     for content, said in (
-        (f"{first}\n", "but is not signed"),  # as all pointers were once
-        (f"{first}\n{last.splitlines()[1]}\n", f"does not match the key in {registry.key_file}"),
-        (saved.replace('"counter": ', '"counter": 9'), "does not match the key"),
-        (f"{first}\n{'[' * 4000}", "but is not signed"),
-        (forged, "does not match the key"),
+        (f"{first}\n", unmatched),  # as all pointers were once
+        ("\n".join([first, *last.splitlines()[1:]]), unmatched),
+        (saved.replace('"counter": ', '"counter": 9'), unmatched),
+        (f"{first}\n{'[' * 2000}\n{signature}", unmatched),
+        (saved.replace(signature, "é" * 64), unmatched),
+        (forged, unmatched),
         (saved, "was activated later"),
     ):
         for way_in in (lambda: registry.activate(first), publish):
@@ -297,7 +304,8 @@ def test_a_reader_that_goes_on_refuses_a_whole_folder_that_is_put_back_and_the_c
 
 def test_the_signature_of_a_pointer_signs_no_manifest(registry: Registry, publish: Publish) -> None:
     version = publish()["version"]
-    proof = (registry.root / "current").read_text().splitlines()[1]
-    (registry.root / version / "manifest.json").write_text(json.dumps({"current": version, **json.loads(proof)}))
-    with pytest.raises(RegistryError, match="its manifest is that of None"):
+    signed, _, signature = (registry.root / "current").read_text().rstrip().rpartition("\n")
+    (registry.root / version / "manifest.json").write_text(signed)
+    (registry.root / version / "manifest.sig").write_bytes(bytes.fromhex(signature))
+    with pytest.raises(RegistryError, match=r"its manifest\.json cannot be read: it is not JSON"):
         registry.read(version)
