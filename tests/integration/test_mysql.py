@@ -378,10 +378,10 @@ def test_a_connection_that_is_cut_while_rows_come_is_a_lost_database(warehouse: 
     warehouse.create_raw_table()
     source = source_of(large, 34_400)
     warehouse.load(source)
-    query(warehouse, f"RENAME TABLE {TABLE} TO stored")
+    query(warehouse, f"RENAME TABLE {TABLE} TO kept_rows")
     names = ", ".join(c.name for c in COLUMNS[:-1])
     stops = f"IF(row_id = 20000, SLEEP(60), {COLUMNS[-1].name})"
-    query(warehouse, f"CREATE VIEW {TABLE} AS SELECT row_id, {names}, {stops} AS {COLUMNS[-1].name} FROM stored")
+    query(warehouse, f"CREATE VIEW {TABLE} AS SELECT row_id, {names}, {stops} AS {COLUMNS[-1].name} FROM kept_rows")
 
     def cut() -> int:
         for _ in range(500):

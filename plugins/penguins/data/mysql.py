@@ -35,8 +35,8 @@ _SYSTEM_SCHEMAS = {"mysql", "information_schema", "performance_schema", "sys", "
 # Keys of a connection's extra that only concern Airflow's hook, not how the server is reached.
 _HOOK_EXTRAS = {"client", "charset", "cursor", "local_infile"}
 WARNINGS_SHOWN = 20
-# Seconds in which a server must accept a connection, and without a byte from it. The longest silence of a run is one
-# statement on all rows: DELETE, before a second load of 10 million, takes a minute.
+# How long a server is waited for: to accept a connection, and for the next byte. The longest silence of a healthy one
+# is a statement on all rows, such as the DELETE before a second load.
 SECONDS_TO_CONNECT = 30
 SECONDS_OF_SILENCE = 300
 # What a schema holds: its kind and name, and a table's comment.
@@ -55,8 +55,9 @@ _LIBRARIES = """
 # What to do about an error of the raw table's statements, by its number.
 _GRANT = "give the connection's user all privileges on the schema: GRANT ALL ON {schema}.* TO that user"
 _DECLARE_LESS = (
-    "declare fewer columns, or shorter values, in plugins/penguins/schema.py: InnoDB takes 1,017 columns, 65,535 bytes "
-    "in a row (4 for each character of a column's longest value) and 8,126 of them in one page"
+    "declare fewer columns, or shorter values, in plugins/penguins/schema.py: InnoDB takes 1,017 columns, and in a row "
+    "65,535 bytes (8 for a number, 4 for each character of the longest value), of which numbers and short values may "
+    "take 8,126"
 )
 _READ_ONLY = "the server is read-only: name one that may be written to under Admin > Connections"
 _REMEDIES = {
