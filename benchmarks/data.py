@@ -60,7 +60,7 @@ def compare(folder: Path, url: str, say: Callable[[str], None]) -> dict[str, Any
         "open_csv and sha256": lambda: _open_csv_and_sha256(path),
         "load": lambda: warehouse.load(source),
         "load with the mysql client": lambda: _load_with_the_client(url, source),
-        "read": lambda: warehouse.read(source.rows),
+        "read": lambda: warehouse.read(source),
         "read with ConnectorX": lambda: _read_with_connectorx(url),
         "fit": lambda: _fit(train),
         "fit on ready arrays": _ready_fit(warehouse, source, train),
@@ -158,7 +158,7 @@ def _ready_fit(warehouse: Warehouse, source: Source, train: Path) -> Callable[[]
     from penguins.training.pipeline import build_pipeline, clean, feature_frame, label_codes, split
 
     warehouse.load(source)
-    rows, _ = split(clean(warehouse.read(source.rows)), test_size=0.2, random_state=42)
+    rows, _ = split(clean(warehouse.read(source)), test_size=0.2, random_state=42)
     pq.write_table(rows, train)
     pipeline = build_pipeline(rows=rows.num_rows, **PARAMS)
     features = np.ascontiguousarray(pipeline[:-1].fit_transform(feature_frame(rows)), dtype=np.float32)

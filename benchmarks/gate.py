@@ -198,12 +198,12 @@ def _write_tables(folder: Path, csv: Path) -> None:
     logging.disable(logging.WARNING)  # each of a thousand fits would log that it is done
     warehouse = open_warehouse(SqliteHook(sqlite_conn_id="bench"))
     more = folder / "more.csv"
-    source = check_source(csv, TEST_SIZE)
-    generate(max(source.rows, 100), more, seed=1)
+    generate(max(check_source(csv, TEST_SIZE).rows, 100), more, seed=1)
     for path, name in ((csv, "table"), (more, "more")):
         warehouse.create_raw_table()
-        rows = warehouse.load(check_source(path, TEST_SIZE))
-        pq.write_table(clean(warehouse.read(rows)), folder / f"{name}.parquet")
+        source = check_source(path, TEST_SIZE)
+        warehouse.load(source)
+        pq.write_table(clean(warehouse.read(source)), folder / f"{name}.parquet")
 
 
 def measure_loans(folder: Path, *, seeds: int, changed: int) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 | task | does |
 |---|---|
 | `check_source` | validates the CSV against the schema and the serving version's data, before anything is dropped |
-| `drop_schema` | drops and recreates the schema of the connection `mysql_default` |
+| `drop_schema` | proves that the table can be made, then drops and recreates the schema of `mysql_default` |
 | `create_raw_table` | creates the raw table, empty |
 | `load_raw_data` | loads the CSV in one transaction and checks the row count |
-| `preprocess` | cleans the rows and splits them, stratified by the target |
+| `preprocess` | reads the rows, which must be those of the CSV, cleans them and splits them, stratified by the target |
 | `train` | fits one scikit-learn pipeline: imputation, one-hot, standard scaling, random forest |
 | `validate` | scores the model on rows it was not trained on, and compares it with the serving model |
 | `publish` | signs the `.pkl`, writes it to the shared volume and, if `activate` is on, makes it the serving version |
@@ -126,9 +126,10 @@ def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from penguins.data.drift import drift_of
+    from penguins.data.source import Source
     from penguins.training.pipeline import clean, split
 
-    raw = _warehouse().read(expected_rows=ti.xcom_pull(task_ids="load_raw_data"))
+    raw = _warehouse().read(Source(**ti.xcom_pull(task_ids="check_source")))
     cleaned = clean(raw)
     train, test = split(cleaned, test_size=params["test_size"], random_state=params["random_state"])
     folder = _registry().run_folder(run_id)
@@ -276,7 +277,7 @@ with DAG(
             False,
             type="boolean",
             title="Drop foreign tables",
-            description="Also drop tables in the schema that this DAG did not create.",
+            description="Also drop what this DAG did not create: tables, views, sequences, routines, events, triggers.",
             section="Data",
         ),
         "test_size": Param(

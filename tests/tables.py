@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from penguins.data.digest import Digest, columns_of
+from penguins.data.source import Source, check_source
 from penguins.schema import CATEGORIES, COLUMNS, MISSING, NUMBERS, Number
+
+# Of the project's file in the raw table: what UPDATE ... SET takes, and the schema accepts.
+CHANGES = (
+    "species = 'Adelie' WHERE row_id = 300",
+    "species = CASE species WHEN 'Gentoo' THEN 'Adelie' ELSE 'Gentoo' END WHERE row_id IN (1, 300)",
+    "body_mass_g = body_mass_g + 1 WHERE row_id = 1",
+    "body_mass_g = 4000 WHERE row_id = 4",
+    "body_mass_g = NULL WHERE row_id = 344",
+    "sex = 'MALE' WHERE row_id = 337",
+    "sex = '.' WHERE row_id = 344",
+    "row_id = 1000 WHERE row_id = 1",
+)
 
 
 def table_of(records: Iterable[Sequence[Any]] | pd.DataFrame) -> pa.Table:
@@ -25,6 +42,32 @@ def table_of(records: Iterable[Sequence[Any]] | pd.DataFrame) -> pa.Table:
         for column in COLUMNS
     ]
     return pa.table(arrays, names=[c.name for c in COLUMNS])
+
+
+def digest_of(records: Iterable[Sequence[str]]) -> str:
+    """Return the digest of rows as the check of a file gives it, or of none if a row does not fit."""
+    digest = Digest()
+    with suppress(ValueError):
+        digest.add(columns_of(records))
+    return digest.hexdigest()
+
+
+def many_spellings(path: Path) -> Source:
+    """Write 3,000 rows with numbers of up to thirty digits, and check them."""
+    draw = random.Random(1)
+
+    def spelled(column: Number) -> str:
+        value = draw.uniform(column.minimum, column.maximum)
+        return draw.choice(
+            [f"{value:.{draw.randint(0, 20)}f}"[:30], repr(value), f"{value:.{draw.randint(3, 25)}e}", MISSING[0]]
+        )
+
+    rows = [",".join(c.in_file for c in COLUMNS)]
+    for row in range(3000):
+        values = [spelled(c) if isinstance(c, Number) else c.values[row % len(c.values)] for c in COLUMNS]
+        rows.append(",".join(values))
+    path.write_text("\n".join([*rows, ""]), encoding="utf-8")
+    return check_source(path, test_size=0.2)
 
 
 def frame_of(table: pa.Table) -> pd.DataFrame:

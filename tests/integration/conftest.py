@@ -40,6 +40,16 @@ def mysql_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def own_mysql_url() -> Iterator[str]:
+    """The URL of a schema on a server of a module's own, whose user may do everything."""
+    server = find_server()
+    if not server:
+        pytest.skip("no mysqld or mariadbd on PATH, which these tests stop and set (Debian: mariadb-server)")
+    with running_server(server, "GRANT ALL ON *.* TO 'tester'@'%' WITH GRANT OPTION;\n") as url:
+        yield url
+
+
 @pytest.fixture
 def awkward_user(mysql_url: str) -> dict[str, str]:
     """The login and password of a user of the same schema, full of characters that mean something in a URL."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote as quote_url
@@ -19,6 +21,7 @@ from penguins.data.warehouse import (
     LoadError,
     Warehouse,
     WarehouseError,
+    error_code,
     null_if_missing,
     refuse_foreign,
 )
@@ -32,6 +35,36 @@ _SYSTEM_SCHEMAS = {"mysql", "information_schema", "performance_schema", "sys", "
 # Keys of a connection's extra that only concern Airflow's hook, not how the server is reached.
 _HOOK_EXTRAS = {"client", "charset", "cursor", "local_infile"}
 WARNINGS_SHOWN = 20
+# How long a server is waited for: to accept a connection, and for the next byte. The longest silence of a healthy one
+# is a statement on all rows, such as the DELETE before a second load.
+SECONDS_TO_CONNECT = 30
+SECONDS_OF_SILENCE = 300
+# What a schema holds: its kind and name, and a table's comment.
+_HELD = """
+    SELECT REPLACE(LOWER(table_type), 'base ', ''), table_name, table_comment
+    FROM information_schema.tables WHERE table_schema = %(schema)s
+    UNION ALL SELECT LOWER(routine_type), routine_name, ''
+    FROM information_schema.routines WHERE routine_schema = %(schema)s
+    UNION ALL SELECT 'event', event_name, '' FROM information_schema.events WHERE event_schema = %(schema)s
+    UNION ALL SELECT 'trigger', trigger_name, '' FROM information_schema.triggers WHERE trigger_schema = %(schema)s
+"""
+# Only MySQL from 9.2 on has them, and this table.
+_LIBRARIES = """
+    UNION ALL SELECT 'library', library_name, '' FROM information_schema.libraries WHERE library_schema = %(schema)s
+"""
+# What to do about an error of the raw table's statements, by its number.
+_GRANT = "give the connection's user all privileges on the schema: GRANT ALL ON {schema}.* TO that user"
+_DECLARE_LESS = (
+    "declare fewer columns, or shorter values, in plugins/penguins/schema.py: InnoDB takes 1,017 columns, and in a row "
+    "65,535 bytes (8 for a number, 4 for each character of the longest value), of which numbers and short values may "
+    "take 8,126"
+)
+_READ_ONLY = "the server is read-only: name one that may be written to under Admin > Connections"
+_REMEDIES = {
+    **dict.fromkeys((1044, 1142, 1143, 1227), _GRANT),
+    **dict.fromkeys((1005, 1117, 1118), _DECLARE_LESS),
+    **dict.fromkeys((1290, 1836), _READ_ONLY),
+}
 
 
 class MySQLWarehouse(Warehouse):
@@ -49,37 +82,79 @@ class MySQLWarehouse(Warehouse):
             )
         # Connect to another schema, so that this also works after a try that stopped between DROP and CREATE.
         with self.cursor(schema="information_schema") as cursor:
-            cursor.execute(
-                "SELECT table_name, table_comment FROM information_schema.tables WHERE table_schema = %s", (name,)
-            )
-            refuse_foreign(name, [table for table, comment in cursor.fetchall() if comment != MARK], drop_foreign)
+            cursor.execute("SHOW TABLES LIKE 'LIBRARIES'")
+            cursor.execute(_HELD + (_LIBRARIES if cursor.fetchall() else ""), {"schema": name})
+            foreign = [f"{kind} {held}" for kind, held, comment in cursor.fetchall() if comment != MARK]
+            refuse_foreign(name, foreign, drop_foreign)
+            self._try_out(cursor, name)
             cursor.execute(f"DROP SCHEMA IF EXISTS {self.quote(name)}")
             cursor.execute(f"CREATE SCHEMA {self.quote(name)} CHARACTER SET utf8mb4")
         return name
 
-    def create_statement(self, columns: str) -> str:
-        return f"CREATE TABLE {self.quote(TABLE)} ({columns}) ENGINE=InnoDB COMMENT='{MARK}'"
+    def _try_out(self, cursor: Any, schema: str) -> None:
+        """Make a table like the raw table, load nothing into it and drop it. Raise WarehouseError if that fails.
+
+        Its name is random, so it is in nobody's place. If this process is killed here, the table stays behind, but it
+        bears the mark: the next run drops it.
+        """
+        cursor.execute("SELECT @@GLOBAL.local_infile")
+        if not int(cursor.fetchone()[0]):
+            raise WarehouseError(
+                "the server's local_infile is off, but LOAD DATA LOCAL INFILE needs it. Nothing was dropped. Start the "
+                "server with --local-infile=1, or SET GLOBAL local_infile = 1."
+            )
+        table = f"{self.quote(schema)}.{self.quote(f'try_{token_hex(8)}')}"
+        try:
+            # First, because without this privilege the table would stay behind. It is also asked of a missing table.
+            cursor.execute(f"DROP TABLE IF EXISTS {table}")
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {self.quote(schema)} CHARACTER SET utf8mb4")
+            cursor.execute(self.create_statement(table))
+            try:
+                # Without innodb_strict_mode, a row that is too large is only a warning here, and an error in the load.
+                cursor.execute("SHOW WARNINGS")
+                if warnings := cursor.fetchall():
+                    raise WarehouseError(
+                        f"the server warns of the raw table: {warnings[0][2]}. Nothing was dropped; {_DECLARE_LESS}."
+                    )
+                cursor.execute(f"DELETE FROM {table}")  # noqa: S608 - quoted above
+                cursor.execute(self._load_statement(table, "\n"), (os.devnull,))
+                cursor.execute(f"SELECT COUNT(*) FROM {table}")  # noqa: S608
+                cursor.fetchall()
+            finally:
+                cursor.execute(f"DROP TABLE {table}")
+        except Exception as error:
+            if remedy := _REMEDIES.get(error_code(error) or 0):
+                raise WarehouseError(
+                    f"the raw table cannot be made and loaded in the schema {schema}: {error}. Nothing was dropped; "
+                    f"{remedy.format(schema=self.quote(schema))}."
+                ) from error
+            raise
+
+    def create_statement(self, table: str) -> str:
+        return f"CREATE TABLE {table} ({self.columns()}) ENGINE=InnoDB CHARACTER SET utf8mb4 COMMENT='{MARK}'"
 
     def bulk_load(self, cursor: Any, source: Source, progress: Progress) -> None:
-        # Strings are loaded directly and numbers through variables: if every column were a variable, MySQL would not
-        # warn of a short row.
-        targets = [f"@{c.name}" if isinstance(c, Number) else self.quote(c.name) for c in COLUMNS]
-        numbers = [f"{self.quote(c.name)} = {null_if_missing(f'@{c.name}')}" for c in COLUMNS if isinstance(c, Number)]
-        ending = {"\n": r"\n", "\r\n": r"\r\n"}[source.line_ending]
         with _watched(source, progress):
-            cursor.execute(
-                f"LOAD DATA LOCAL INFILE %s INTO TABLE {self.quote(TABLE)} CHARACTER SET utf8mb4"
-                " FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY ''"
-                f" LINES TERMINATED BY '{ending}' IGNORE 1 LINES"
-                f" ({', '.join(targets)})" + (f" SET {', '.join(numbers)}" if numbers else ""),
-                (source.path,),
-            )
+            cursor.execute(self._load_statement(self.quote(TABLE), source.line_ending), (source.path,))
         # LOCAL turns errors into warnings: a bad number becomes 0, a long string is truncated.
         cursor.execute("SHOW COUNT(*) WARNINGS")
         if count := int(cursor.fetchone()[0]):
             cursor.execute(f"SHOW WARNINGS LIMIT {WARNINGS_SHOWN}")
             shown = "\n".join(str(message) for _, _, message in cursor.fetchall())
             raise LoadError(f"MySQL gave {count} warnings while loading {source.path}; nothing was committed:\n{shown}")
+
+    def _load_statement(self, table: str, line_ending: str) -> str:
+        # Strings are loaded directly and numbers through variables: if every column were a variable, MySQL would not
+        # warn of a short row.
+        targets = [f"@{c.name}" if isinstance(c, Number) else self.quote(c.name) for c in COLUMNS]
+        numbers = [f"{self.quote(c.name)} = {null_if_missing(f'@{c.name}')}" for c in COLUMNS if isinstance(c, Number)]
+        ending = {"\n": r"\n", "\r\n": r"\r\n"}[line_ending]
+        return (
+            f"LOAD DATA LOCAL INFILE %s INTO TABLE {table} CHARACTER SET utf8mb4"
+            " FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY ''"
+            f" LINES TERMINATED BY '{ending}' IGNORE 1 LINES"
+            f" ({', '.join(targets)})" + (f" SET {', '.join(numbers)}" if numbers else "")
+        )
 
     def pieces(self, names: str) -> Iterator[pa.Table]:
         connection = self.hook.get_connection(self.hook.get_conn_id())
@@ -107,21 +182,47 @@ class MySQLWarehouse(Warehouse):
             except RuntimeError as error:  # it raises no other, and the hook has just logged in
                 raise DatabaseLostError(f"the database went away while it was being read: {error}") from error
 
+        def result(coming: Future[pa.Table]) -> pa.Table:
+            try:
+                return coming.result(SECONDS_OF_SILENCE)
+            except TimeoutError as error:  # ConnectorX waits without limit
+                raise DatabaseLostError(f"the database was silent for {SECONDS_OF_SILENCE} s in a read") from error
+
         # Fetch at most two pieces ahead while the previous one is compacted, so that memory stays flat.
-        with ThreadPoolExecutor(2) as pool:
+        pool = ThreadPoolExecutor(2)
+        try:
             coming: deque[Future[pa.Table]] = deque()
             for start in range(first, last + 1, self.rows_per_piece):
                 coming.append(pool.submit(read, start))
                 if len(coming) > 2:
-                    yield coming.popleft().result()
+                    yield result(coming.popleft())
             while coming:
-                yield coming.popleft().result()
+                yield result(coming.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a silent server would be waited for
 
     @staticmethod
     def quote(identifier: str) -> str:
         if not re.fullmatch(r"[0-9A-Za-z$_-]{1,64}", identifier):
             raise WarehouseError(f"{identifier!r}: a name must consist of 1 to 64 letters, digits, '$', '_' and '-'")
         return f"`{identifier}`"
+
+    def connect(self) -> Any:
+        # The hook has no time-outs to hand on to its client, so they are added to the settings that it makes.
+        connection = self.hook.get_connection(self.hook.get_conn_id())
+        limits = {
+            "connect_timeout": SECONDS_TO_CONNECT,
+            "read_timeout": SECONDS_OF_SILENCE,
+            "write_timeout": SECONDS_OF_SILENCE,
+        }
+        if connection.extra_dejson.get("client") == "mysql-connector-python":
+            import mysql.connector
+
+            settings = self.hook._get_conn_config_mysql_connector_python(connection)
+            return mysql.connector.connect(**settings, **limits)
+        import MySQLdb
+
+        return MySQLdb.connect(**self.hook._get_conn_config_mysql_client(connection), **limits)
 
     @contextmanager
     def cursor(self, schema: str | None = None) -> Iterator[Any]:

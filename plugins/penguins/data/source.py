@@ -43,6 +43,8 @@ class Source:
         Records, without the header.
     sha256 : str
         Of the file's bytes.
+    rows_sha256 : str
+        Of the rows as they are trained on: `penguins.data.digest`.
     line_ending : str
         ``"\\n"`` or ``"\\r\\n"``, the same on every line.
     class_counts : dict of str to int
@@ -54,6 +56,7 @@ class Source:
     path: str
     rows: int
     sha256: str
+    rows_sha256: str
     line_ending: str
     class_counts: dict[str, int]
     constant: dict[str, str | None]
@@ -134,6 +137,7 @@ def check_source(path: Path, test_size: float) -> Source:
         path=str(path),
         rows=found.rows,
         sha256=sha256,
+        rows_sha256=found.digest.hexdigest(),
         line_ending=line_ending,
         class_counts={name: class_counts[name] for name in TARGET.values if class_counts[name]},
         constant=_constant(found.known),
@@ -154,7 +158,10 @@ class _Findings:
     """What is known of the rows checked so far. `known` holds values of each column that fit it."""
 
     def __init__(self) -> None:
+        from penguins.data.digest import Digest
+
         self.rows = 0
+        self.digest = Digest()
         self.class_counts: Counter[str] = Counter()
         self.known: list[set[str]] = [set() for _ in COLUMNS]
         self._problems: list[str] = []
@@ -163,12 +170,15 @@ class _Findings:
     def add_piece(self, piece: Piece) -> None:
         """Take the findings of a piece in which every row fits."""
         self.rows += piece.rows
+        self.digest.add(piece.columns)
         self.class_counts.update(piece.class_counts)
         for known, values in zip(self.known, piece.values, strict=True):
             known.update(values)
 
     def add_rows(self, rows: list[tuple[int, list[str]]]) -> None:
         """Check records one by one, each given with its line."""
+        from penguins.data.digest import columns_of
+
         self.rows += len(rows)
         fitting = [values for _, values in rows]
         if not _all_fit(fitting, self.known):
@@ -179,6 +189,8 @@ class _Findings:
                 self._problems += problems[: PROBLEMS_SHOWN - len(self._problems)]
                 if not problems:
                     fitting.append(values)
+        if fitting:
+            self.digest.add(columns_of(fitting))
         self.class_counts.update(values[_TARGET] for values in fitting if _has_measurement(values))
 
     def listed(self) -> list[str]:

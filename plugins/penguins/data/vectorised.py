@@ -31,11 +31,14 @@ class Piece:
         Rows of each class that have at least one measurement.
     values : list of set of str
         Of each column, values that it has: all of a category's, and of a number at least two if there are two.
+    columns : list of pyarrow.Array
+        The rows as `penguins.data.digest` takes them.
     """
 
     rows: int
     class_counts: dict[str, int]
     values: list[set[str]]
+    columns: list[pa.Array]
 
 
 def check_piece(piece: bytes, line_ending: str) -> Piece | None:
@@ -56,7 +59,7 @@ def check_piece(piece: bytes, line_ending: str) -> Piece | None:
         if found is None:
             return None
         values.append(found)
-    return Piece(table.num_rows, _class_counts(table), values)
+    return Piece(table.num_rows, _class_counts(table), values, [_as_trained_on(c, table[c.name]) for c in COLUMNS])
 
 
 _CATEGORY = pa.dictionary(pa.int32(), pa.string())
@@ -117,6 +120,14 @@ def _categories(column: Category, values: pa.ChunkedArray) -> set[str] | None:
     if not found.issubset(column.values if column.required else (*column.values, *MISSING)):
         return None
     return found.difference(MISSING)
+
+
+def _as_trained_on(column: Number | Category, values: pa.ChunkedArray) -> pa.Array:
+    if isinstance(column, Number):
+        return pc.cast(values, pa.float32(), safe=False).combine_chunks()
+    accepted = pa.array(column.values)
+    indices = [pc.index_in(chunk.dictionary, accepted).take(chunk.indices) for chunk in values.chunks]
+    return pa.concat_arrays(indices)
 
 
 def _class_counts(table: pa.Table) -> dict[str, int]:

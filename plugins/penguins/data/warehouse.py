@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # Part of the definition of every table created here, so that drop_schema recognises its own.
 MARK = "made by modelo_penguin"
 # Client errors 2002 to 2013 and 2055: no connection, or it broke. Server errors: shutting down, connection killed.
-_LOST = {2002, 2003, 2005, 2006, 2012, 2013, 2055, 1053, 1927, 3169, 4031}
+# mysql-connector-python says 3024 of a server that is silent for too long, mysqlclient 2013; or it says only this text.
+_LOST = {2002, 2003, 2005, 2006, 2012, 2013, 2055, 1053, 1927, 3024, 3169, 4031}
+_LOST_TEXT = "MySQL Connection not available"
 
 
 class WarehouseError(RuntimeError):
@@ -50,25 +52,31 @@ class Warehouse(ABC):
     def drop_schema(self, *, drop_foreign: bool) -> str:
         """Drop and recreate the connection's schema, and return its name.
 
+        Before it drops anything, it proves that the raw table can be made and loaded.
+
         Parameters
         ----------
         drop_foreign : bool
-            Whether tables that were not created here may be dropped too.
+            Whether what was not created here may be dropped too.
 
         Raises
         ------
         WarehouseError
-            If the connection names a system schema or none, or if there are foreign tables, which are listed.
+            If the connection names a system schema or none, if there are foreign tables, views, sequences, routines,
+            events or triggers, which are listed, or if the raw table cannot be made and loaded. Nothing was dropped.
         DatabaseLostError
         """
 
     def create_raw_table(self) -> None:
         """Create the raw table, empty, in place of an earlier one that was created here."""
-        columns = [self.row_id]
-        columns += [f"{self.quote(c.name)} {sql_type(c)}{' NOT NULL' if c.required else ''}" for c in COLUMNS]
         with self.cursor() as cursor:
             cursor.execute(f"DROP TABLE IF EXISTS {self.quote(TABLE)}")
-            cursor.execute(self.create_statement(", ".join(columns)))
+            cursor.execute(self.create_statement(self.quote(TABLE)))
+
+    def columns(self) -> str:
+        """Return the raw table's columns as CREATE TABLE takes them."""
+        columns = [f"{self.quote(c.name)} {sql_type(c)}{' NOT NULL' if c.required else ''}" for c in COLUMNS]
+        return ", ".join([self.row_id, *columns])
 
     def load(self, source: Source) -> int:
         """Load the checked file into the raw table in one transaction, replacing its rows.
@@ -102,13 +110,13 @@ class Warehouse(ABC):
         progress.done()
         return rows
 
-    def read(self, expected_rows: int) -> pa.Table:
+    def read(self, source: Source) -> pa.Table:
         """Return the raw table in the order of the file, read in pieces and stored compactly.
 
         Parameters
         ----------
-        expected_rows : int
-            Rows that were loaded.
+        source : Source
+            The file that was loaded.
 
         Returns
         -------
@@ -119,21 +127,30 @@ class Warehouse(ABC):
         Raises
         ------
         WarehouseError
-            If the number of rows differs, or a category is not in the schema.
+            If the rows are not those of the file, or a category is not in the schema.
         DatabaseLostError
         """
         import pyarrow as pa
 
-        progress = Progress("read", expected_rows)
-        pieces, done = [], 0
+        from penguins.data.digest import Digest
+
+        progress = Progress("read", source.rows)
+        pieces, done, digest = [], 0, Digest()
         for piece in self.pieces(", ".join(self.quote(c.name) for c in COLUMNS)):
             pieces.append(compact(piece))
+            columns = [column.combine_chunks() for column in pieces[-1].columns]
+            digest.add([c.indices if pa.types.is_dictionary(c.type) else c for c in columns])
             done += piece.num_rows
             progress.at(done)
-        if done != expected_rows:
+        if done != source.rows:
             raise WarehouseError(
-                f"{TABLE} holds {done} rows, but {expected_rows} were loaded: it was changed in between. "
+                f"{TABLE} holds {done} rows, but {source.rows} were loaded: it was changed in between. "
                 "Trigger the DAG again."
+            )
+        if (found := digest.hexdigest()) != source.rows_sha256:
+            raise WarehouseError(
+                f"{TABLE} holds other values than were loaded: the sha256 of its rows is {found}, that of the rows of "
+                f"{source.path} {source.rows_sha256}. Find out who changed the table, then trigger the DAG again."
             )
         progress.done()
         return pa.concat_tables(pieces).combine_chunks()
@@ -159,17 +176,20 @@ class Warehouse(ABC):
         self.hook.schema = schema
         try:
             # Closing without a commit rolls back, even if the connection is too broken for a ROLLBACK.
-            with closing(self.hook.get_conn()) as connection:
+            with closing(self.connect()) as connection:
                 with closing(connection.cursor()) as cursor:
                     yield cursor
                 connection.commit()
         except Exception as error:
-            if _error_code(error) in _LOST:
+            if error_code(error) in _LOST or _LOST_TEXT in str(error):
                 raise DatabaseLostError(f"the database went away or cannot be reached: {error}") from error
             raise
 
+    def connect(self) -> Any:
+        return self.hook.get_conn()
+
     @abstractmethod
-    def create_statement(self, columns: str) -> str: ...
+    def create_statement(self, table: str) -> str: ...
 
     @abstractmethod
     def bulk_load(self, cursor: Any, source: Source, progress: Progress) -> None: ...
@@ -194,8 +214,8 @@ def open_warehouse(hook: DbApiHook) -> Warehouse:
 def refuse_foreign(schema: str, foreign: list[str], drop_foreign: bool) -> None:
     if foreign and not drop_foreign:
         raise WarehouseError(
-            f"the schema {schema} holds tables that this DAG did not make: {', '.join(sorted(foreign))}. Nothing was "
-            "dropped. Use a schema of its own, or trigger with drop_foreign_tables to drop them."
+            f"the schema {schema} holds what this DAG did not make: {', '.join(sorted(foreign))}. Nothing was dropped. "
+            "Use a schema of its own, or trigger with drop_foreign_tables to drop them."
         )
 
 
@@ -235,7 +255,7 @@ def compact(piece: pa.Table) -> pa.Table:
     return pa.table(arrays, names=[c.name for c in COLUMNS])
 
 
-def _error_code(error: Exception) -> int | None:
+def error_code(error: Exception) -> int | None:
     # mysql-connector-python sets errno; mysqlclient puts the number first in args.
     code = getattr(error, "errno", None) or (error.args[0] if error.args else None)
     return code if isinstance(code, int) else None

@@ -16,7 +16,7 @@ NUMBER = NUMBERS[0]
 
 def source(**changed: Any) -> Source:
     facts = {"rows": 344, "class_counts": {"Adelie": 151, "Chinstrap": 68, "Gentoo": 123}, "constant": {}, **changed}
-    return Source(path="f.csv", sha256="", line_ending="\n", **facts)
+    return Source(path="f.csv", sha256="", rows_sha256="", line_ending="\n", **facts)
 
 
 def manifest_of(**histograms: Any) -> dict[str, Any]:

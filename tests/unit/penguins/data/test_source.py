@@ -17,7 +17,7 @@ from penguins.data import source as module
 from penguins.data.source import Source, SourceError, check_source, read_records, sha256_of
 from penguins.registry import PROJECT
 from penguins.schema import CSV_NAME, MISSING
-from tables import table_of
+from tables import digest_of, table_of
 
 CSV = PROJECT / "dags" / CSV_NAME
 HEADER = "species,island,culmen_length_mm,culmen_depth_mm,flipper_length_mm,body_mass_g,sex"
@@ -80,6 +80,7 @@ def test_the_projects_file_fits() -> None:
         path=str(CSV),
         rows=344,
         sha256="aa728597b2228a2637e39c6f08e40a80971f4cdac7faf7bc21ff4481ee3e3ae9",
+        rows_sha256=digest_of(line.split(",") for line in CSV.read_text(encoding="utf-8").splitlines()[1:]),
         line_ending="\n",
         class_counts={"Adelie": 151, "Chinstrap": 68, "Gentoo": 123},
         constant={},

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import socket
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +21,7 @@ from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 from mysql.connector import errors
 
 from penguins import progress
+from penguins.data import warehouse as module
 from penguins.data.mysql import MySQLWarehouse
 from penguins.data.source import Source, check_source, sha256_of
 from penguins.data.sqlite import SQLiteWarehouse
@@ -35,6 +35,7 @@ from penguins.data.warehouse import (
 )
 from penguins.registry import PROJECT
 from penguins.schema import CATEGORIES, COLUMNS, CSV_NAME, MISSING, NUMBERS, TABLE, TARGET, Number
+from tables import CHANGES, digest_of, many_spellings
 
 CSV = PROJECT / "dags" / CSV_NAME
 
@@ -94,7 +95,8 @@ GENTOO = "Gentoo,Biscoe,46.1,13.2,211,4500,FEMALE"
 def source_of(path: Path, *rows: str, said_rows: int | None = None) -> Source:
     """Write rows under the header; a source that claims to be checked, to see what the load itself does."""
     path.write_text("\n".join([",".join(c.name for c in COLUMNS), *rows, ""]), encoding="utf-8")
-    return Source(str(path), len(rows) if said_rows is None else said_rows, sha256_of(path), "\n", {}, {})
+    digest = digest_of(row.split(",") for row in rows)
+    return Source(str(path), len(rows) if said_rows is None else said_rows, sha256_of(path), digest, "\n", {}, {})
 
 
 # Which warehouse.
@@ -154,6 +156,7 @@ def test_a_broken_connection_is_a_lost_database_and_says_why(warehouse: Warehous
         errors.InterfaceError("no connection", errno=2003),
         errors.DatabaseError("shutting down", errno=1053),
         RuntimeError(2006, "mysqlclient puts the number first"),
+        errors.ProgrammingError("Failed processing format-parameters; MySQL Connection not available"),
     ):
         with pytest.raises(DatabaseLostError) as caught, warehouse.cursor():
             raise error
@@ -242,7 +245,7 @@ def test_foreign_tables_and_views_are_listed_and_everything_is_kept(warehouse: W
     before = names_in(warehouse)
     with pytest.raises(WarehouseError) as caught:
         warehouse.drop_schema(drop_foreign=False)
-    assert f"the schema {database} holds tables that this DAG did not make: adelies, payroll." in str(caught.value)
+    assert f"the schema {database} holds what this DAG did not make: table payroll, view adelies." in str(caught.value)
     assert "Nothing was dropped" in str(caught.value)
     assert "drop_foreign_tables" in str(caught.value)
     assert names_in(warehouse) == before >= {TABLE, "payroll", "adelies"}
@@ -251,12 +254,12 @@ def test_foreign_tables_and_views_are_listed_and_everything_is_kept(warehouse: W
 def test_a_copy_of_the_raw_table_is_foreign_and_so_is_another_of_its_name(warehouse: Warehouse) -> None:
     warehouse.create_raw_table()
     query(warehouse, f"CREATE TABLE backup AS SELECT * FROM {TABLE}")
-    with pytest.raises(WarehouseError, match=r"did not make: backup\."):
+    with pytest.raises(WarehouseError, match=r"did not make: table backup\."):
         warehouse.drop_schema(drop_foreign=False)
     query(warehouse, f"DROP TABLE {TABLE}")
     query(warehouse, "DROP TABLE backup")
     query(warehouse, f"CREATE TABLE {TABLE} (id INTEGER)")
-    with pytest.raises(WarehouseError, match=rf"did not make: {TABLE}\."):
+    with pytest.raises(WarehouseError, match=rf"did not make: table {TABLE}\."):
         warehouse.drop_schema(drop_foreign=False)
 
 
@@ -268,6 +271,40 @@ def test_foreign_tables_and_views_are_dropped_when_asked(warehouse: Warehouse) -
     query(warehouse, 'CREATE TABLE "a ""strange"" name; --" (id INTEGER)')
     warehouse.drop_schema(drop_foreign=True)
     assert names_in(warehouse) == set()
+
+
+def test_foreign_triggers_are_listed_and_kept_until_asked(loaded: Warehouse) -> None:
+    relabels = f"UPDATE {TABLE} SET species = 'Adelie' WHERE row_id = NEW.row_id"
+    query(loaded, f"CREATE TRIGGER relabel AFTER INSERT ON {TABLE} BEGIN {relabels}; END")
+    with pytest.raises(WarehouseError, match=r"what this DAG did not make: trigger relabel\. Nothing was dropped"):
+        loaded.drop_schema(drop_foreign=False)
+    assert names_in(loaded) == {TABLE, "relabel"}
+    loaded.drop_schema(drop_foreign=True)
+    assert names_in(loaded) == set()
+
+
+def test_a_table_that_sqlite_cannot_hold_is_refused_before_the_drop(
+    loaded: Warehouse, source: Source, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query(loaded, "CREATE TABLE payroll (id INTEGER)")
+    before = loaded.read(source)
+    wide = tuple(dataclasses.replace(NUMBERS[0], name=f"n{i}") for i in range(2000))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "COLUMNS", wide)
+        with pytest.raises(WarehouseError, match=r"cannot be made in .*too many columns.*Nothing was dropped.*1,999"):
+            loaded.drop_schema(drop_foreign=True)
+    assert names_in(loaded) == {TABLE, "payroll"}
+    assert loaded.read(source).equals(before)
+    monkeypatch.setattr(module, "COLUMNS", wide[1:])
+    assert loaded.drop_schema(drop_foreign=True) == str(database)
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(warehouse: Warehouse, database: Path) -> None:
+    database.write_text("a letter, of more than a hundred characters" * 10)
+    before = database.read_text()
+    with pytest.raises(WarehouseError, match=r"not a database. Nothing was dropped"):
+        warehouse.drop_schema(drop_foreign=True)
+    assert database.read_text() == before
 
 
 # create_raw_table.
@@ -295,13 +332,13 @@ def test_a_load_gives_the_number_of_rows_and_a_second_one_replaces_the_first(
     warehouse.create_raw_table()
     assert warehouse.load(source) == 344
     assert count(warehouse) == 344
-    first = warehouse.read(344)
+    first = warehouse.read(source)
     assert warehouse.load(source) == 344
-    assert warehouse.read(344).equals(first)
+    assert warehouse.read(source).equals(first)
 
 
-def test_what_was_loaded_is_what_the_file_says(loaded: Warehouse) -> None:
-    rows = [list(row.values()) for row in loaded.read(344).to_pylist()]
+def test_what_was_loaded_is_what_the_file_says(loaded: Warehouse, source: Source) -> None:
+    rows = [list(row.values()) for row in loaded.read(source).to_pylist()]
     assert rows == [
         [
             None if v in MISSING else float(np.float32(v)) if c in NUMBERS else v
@@ -311,20 +348,21 @@ def test_what_was_loaded_is_what_the_file_says(loaded: Warehouse) -> None:
     ]
 
 
-def test_a_file_with_bom_crlf_and_quotes_is_loaded_alike(loaded: Warehouse, tmp_path: Path) -> None:
-    expected = loaded.read(344)
+def test_a_file_with_bom_crlf_and_quotes_is_loaded_alike(loaded: Warehouse, tmp_path: Path, source: Source) -> None:
+    expected = loaded.read(source)
     windows = tmp_path / "windows.csv"
     content = CSV.read_bytes().replace(b"Biscoe", b'"Biscoe"').replace(b"\n", b"\r\n")
     windows.write_bytes(b"\xef\xbb\xbf" + content)
     loaded.load(check_source(windows, test_size=0.2))
-    assert loaded.read(344).equals(expected)
+    assert loaded.read(source).equals(expected)
 
 
 def test_a_number_is_read_as_the_check_reads_it(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.create_raw_table()
     numbers = ("39", "39.", "+39.0", "3.9e1", "390E-1", "0039")
-    warehouse.load(source_of(tmp_path / "x.csv", *[GENTOO.replace("46.1", number) for number in numbers]))
-    assert warehouse.read(6)["culmen_length_mm"].to_pylist() == [float(number) for number in numbers] == [39] * 6
+    source = source_of(tmp_path / "x.csv", *[GENTOO.replace("46.1", number) for number in numbers])
+    warehouse.load(source)
+    assert warehouse.read(source)["culmen_length_mm"].to_pylist() == [float(number) for number in numbers] == [39] * 6
 
 
 def test_what_says_missing_is_null_and_the_raw_table_keeps_how_a_category_was_written(
@@ -332,8 +370,9 @@ def test_what_says_missing_is_null_and_the_raw_table_keeps_how_a_category_was_wr
 ) -> None:
     warehouse.create_raw_table()
     rows = [f"Gentoo,Biscoe,{token},13.2,211,4500,{token}" for token in MISSING]
-    warehouse.load(source_of(tmp_path / "x.csv", *rows))
-    table = warehouse.read(len(MISSING))
+    source = source_of(tmp_path / "x.csv", *rows)
+    warehouse.load(source)
+    table = warehouse.read(source)
     assert table["culmen_length_mm"].null_count == table["sex"].null_count == len(MISSING) == 3
     assert query(warehouse, f"SELECT sex FROM {TABLE} ORDER BY row_id") == [(token,) for token in MISSING]
 
@@ -355,15 +394,16 @@ def test_a_row_count_that_differs_is_named_and_keeps_what_was_there(
     warehouse: Warehouse, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture, said: int
 ) -> None:
     warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "before.csv", GENTOO))
-    before = warehouse.read(1)
+    earlier = source_of(tmp_path / "before.csv", GENTOO)
+    warehouse.load(earlier)
+    before = warehouse.read(earlier)
     caplog.set_level(logging.INFO, progress.__name__)
     caplog.clear()
     with pytest.raises(LoadError) as caught:
         warehouse.load(dataclasses.replace(source, rows=said))
     assert f"would hold 344 rows, but the file has {said}. Nothing was committed" in str(caught.value)
     assert not any(line.startswith("loaded") for line in caplog.messages)
-    assert warehouse.read(1).equals(before)
+    assert warehouse.read(earlier).equals(before)
 
 
 def test_a_file_that_changed_is_named_with_both_checksums_and_loads_nothing(
@@ -373,18 +413,18 @@ def test_a_file_that_changed_is_named_with_both_checksums_and_loads_nothing(
     path = tmp_path / "x.csv"
     source = source_of(path, GENTOO)
     warehouse.load(source)
-    before = warehouse.read(1)
+    before = warehouse.read(source)
     path.write_text(path.read_text().replace("46.1", "46.2"))
     with pytest.raises(LoadError) as caught:
         warehouse.load(source)
     for said in (str(path), source.sha256, sha256_of(path), "changed since it was checked"):
         assert said in str(caught.value)
-    assert warehouse.read(1).equals(before)
+    assert warehouse.read(source).equals(before)
 
 
 def test_a_row_with_another_number_of_values_keeps_what_was_there(loaded: Warehouse, tmp_path: Path) -> None:
     for row in ("Gentoo,Biscoe,46.1", f"{GENTOO},2007", ""):
-        with pytest.raises(sqlite3.ProgrammingError, match="number of bindings"):
+        with pytest.raises(ValueError, match=r"zip\(\) argument 2 is (shorter|longer)"):
             loaded.load(source_of(tmp_path / "x.csv", GENTOO, row))
         assert count(loaded) == 344
 
@@ -394,8 +434,9 @@ def test_a_row_with_another_number_of_values_keeps_what_was_there(loaded: Wareho
 
 def test_read_types_are_float32_and_dictionaries_of_the_schemas_values(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "x.csv", GENTOO))
-    table = warehouse.read(1)
+    source = source_of(tmp_path / "x.csv", GENTOO)
+    warehouse.load(source)
+    table = warehouse.read(source)
     assert [(f.name, f.type) for f in table.schema] == [
         (c.name, pa.float32() if isinstance(c, Number) else pa.dictionary(pa.int32(), pa.string())) for c in COLUMNS
     ]
@@ -404,14 +445,14 @@ def test_read_types_are_float32_and_dictionaries_of_the_schemas_values(warehouse
 
 
 def test_a_table_of_several_pieces_is_read_whole_and_in_order_and_says_how_far_it_is(
-    loaded: Warehouse, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    loaded: Warehouse, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, source: Source
 ) -> None:
-    at_once = loaded.read(344)
+    at_once = loaded.read(source)
     monkeypatch.setattr(Warehouse, "rows_per_piece", 100)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0)
     caplog.clear()
     caplog.set_level(logging.INFO, progress.__name__)
-    assert loaded.read(344).equals(at_once)
+    assert loaded.read(source).equals(at_once)
     assert [line.split(" rows")[0] for line in caplog.messages] == [
         *(f"read: {rows} of 344" for rows in (100, 200, 300, 344)),
         "read: 344",
@@ -423,32 +464,54 @@ def test_pieces_without_a_value_in_a_column_join_those_that_have_one(
 ) -> None:
     monkeypatch.setattr(Warehouse, "rows_per_piece", 1)
     warehouse.create_raw_table()
-    warehouse.load(source_of(tmp_path / "x.csv", GENTOO, "Gentoo,Biscoe,NA,NA,NA,NA,NA"))
-    assert warehouse.read(2)["sex"].to_pylist() == ["FEMALE", None]
-    assert warehouse.read(2)["body_mass_g"].to_pylist() == [4500, None]
+    source = source_of(tmp_path / "x.csv", GENTOO, "Gentoo,Biscoe,NA,NA,NA,NA,NA")
+    warehouse.load(source)
+    assert warehouse.read(source)["sex"].to_pylist() == ["FEMALE", None]
+    assert warehouse.read(source)["body_mass_g"].to_pylist() == [4500, None]
 
 
-def test_a_null_that_was_written_by_hand_is_null(loaded: Warehouse) -> None:
-    query(loaded, f"UPDATE {TABLE} SET sex = NULL")
-    assert loaded.read(344)["sex"].null_count == 344
+def test_a_null_that_was_written_by_hand_is_null(loaded: Warehouse, source: Source) -> None:
+    expected = loaded.read(source)
+    query(loaded, f"UPDATE {TABLE} SET sex = NULL WHERE sex IN ('NA', '.')")
+    assert loaded.read(source).equals(expected)
 
 
-def test_another_number_of_rows_than_was_loaded_is_refused_and_both_are_named(loaded: Warehouse) -> None:
+def test_another_number_of_rows_than_was_loaded_is_refused_and_both_are_named(
+    loaded: Warehouse, source: Source
+) -> None:
     for expected in (343, 345):
         with pytest.raises(WarehouseError, match=f"{TABLE} holds 344 rows, but {expected} were loaded"):
-            loaded.read(expected)
+            loaded.read(dataclasses.replace(source, rows=expected))
     loaded.create_raw_table()
     with pytest.raises(WarehouseError, match=f"{TABLE} holds 0 rows, but 344 were loaded"):
-        loaded.read(344)
+        loaded.read(source)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_rows_that_were_changed_since_the_load_are_refused(loaded: Warehouse, source: Source, change: str) -> None:
+    query(loaded, f"UPDATE {TABLE} SET {change}")
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds other values than were loaded") as caught:
+        loaded.read(source)
+    for said in (source.path, source.rows_sha256, "trigger the DAG again"):
+        assert said in str(caught.value)
+
+
+def test_numbers_of_many_digits_are_read_as_the_check_read_them(warehouse: Warehouse, tmp_path: Path) -> None:
+    source = many_spellings(tmp_path / "x.csv")
+    warehouse.create_raw_table()
+    warehouse.load(source)
+    assert warehouse.read(source).num_rows == 3000
 
 
 @pytest.mark.parametrize(
     ("column", "rule"),
     [("species", "one of Adelie, Chinstrap, Gentoo"), ("sex", "one of FEMALE, MALE")],
 )
-def test_an_unknown_category_is_refused_with_its_column_and_rule(loaded: Warehouse, column: str, rule: str) -> None:
+def test_an_unknown_category_is_refused_with_its_column_and_rule(
+    loaded: Warehouse, column: str, rule: str, source: Source
+) -> None:
     for value in ("Dodo", "na", " "):
         query(loaded, f"UPDATE {TABLE} SET {column} = '{value}' WHERE row_id = 200")
         with pytest.raises(WarehouseError) as caught:
-            loaded.read(344)
+            loaded.read(source)
         assert f"{TABLE} holds {value!r} in the column {column}; it must be {rule}" in str(caught.value)
