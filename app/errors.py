@@ -74,8 +74,10 @@ def _accepted(error: Any) -> str:
     """Return what the schema accepts for the field, where pydantic's message leaves something out."""
     if error["type"] == "extra_forbidden":
         return f". Accepted: {', '.join(c.name for c in FEATURES)}"
+    if error["type"] == "literal_error":
+        return ". Accepted: a string, in quotes" if isinstance(error["input"], int | float) else ""
     column = next((c for c in FEATURES if c.name == error["loc"][-1]), None)
-    if column is None or error["type"] == "literal_error":
+    if column is None:
         return ""
     return f". Accepted: {column.rule}{'' if column.required else ', or null'}"
 
