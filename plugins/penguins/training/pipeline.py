@@ -26,6 +26,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from penguins.columns import NULL
 from penguins.progress import Progress
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 from penguins.training.cluster import VARIABLE, fit_forest
@@ -163,16 +164,17 @@ def _take_frames_as_read(columns: ColumnTransformer) -> None:
     """Let the fitted pipeline take frames with 0 or False where the schema has "0" or "false", and None or NA for NaN.
 
     `pandas.read_csv` makes such frames. Training has the schema's own text, and is spared a pass over its rows for each
-    value. What none of the values stands for stays as it is, and the one-hot encoder warns.
+    value. What no value stands for stays as it is, and what must not be missing is no value: the encoder warns of both.
     """
     meanings = {c.name: c.meanings for c in CATEGORIES if c.meanings}
-    names = pd.DataFrame(columns=[c.name for c in CATEGORIES])
+    missing = {c.name: NULL if c.required else np.nan for c in CATEGORIES}
+    names = pd.DataFrame(columns=list(missing))
     columns.named_transformers_["categories"].steps[:0] = [
         (name, FunctionTransformer(function, kw_args=arguments, feature_names_out="one-to-one").fit(names))
         for name, function, arguments in (
             ("objects", pd.DataFrame.astype, {"dtype": object}),
             ("declared", pd.DataFrame.replace, {"to_replace": meanings}),
-            ("missing", pd.DataFrame.fillna, {"value": np.nan}),
+            ("missing", pd.DataFrame.fillna, {"value": missing}),
         )
     ]
 
