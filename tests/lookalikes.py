@@ -18,11 +18,11 @@ MISSING = ("NA", ".", "")
 
 
 def _category(name: str, *values: str, required: bool = True) -> Category:
-    return Category(name=name, description=name, values=values, example=values[0], required=required)
+    return Category(name=name, description=f"{name}.", values=values, example=values[0], required=required)
 
 
 def _number(name: str, maximum: float) -> Number:
-    return Number(name=name, description=name, unit="", minimum=0, maximum=maximum, example=maximum / 2)
+    return Number(name=name, description=f"{name}.", unit="", minimum=0, maximum=maximum, example=maximum / 2)
 
 
 TARGET = _category("churn", "0", "1")
