@@ -80,8 +80,10 @@ def _accepted(error: Any) -> str:
         return f". Accepted: {', '.join(c.name for c in FEATURES)}{several}"
     if error["type"] == "json_invalid":
         return f": {error['ctx']['error']}. Accepted: JSON, as in the examples of the page /"
+    if error["type"] == "literal_error":
+        return ". Accepted: a string, in quotes" if isinstance(error["input"], int | float) else ""
     column = next((c for c in FEATURES if c.name == error["loc"][-1]), None)
-    if column is None or error["type"] == "literal_error":
+    if column is None:
         return ""
     return f". Accepted: {column.rule}{'' if column.required else ', or null'}"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
-from penguins.schema import FEATURES, NUMBERS, TARGET, Number
+from penguins.schema import FEATURES, NUMBERS, TARGET, Category, Number
 
 MAX_RECORDS = 10_000
 _NUMBERS = tuple(c.name for c in NUMBERS)
@@ -28,16 +29,23 @@ class _Record(BaseModel):
         return self
 
 
+def category(column: Category, description: str) -> tuple[Any, Any]:
+    """Return the type and the field of a category. What a number or a boolean stands for takes its place."""
+    kind: Any = Literal[column.values]
+    if meanings := column.meanings:
+        kind = Annotated[kind, BeforeValidator(lambda v: meanings.get(v, v) if isinstance(v, int | float) else v)]
+        description += f" Taken without quotes as well: {', '.join(map(json.dumps, meanings))}."
+    return kind, Field(description=description)
+
+
 def _field(column: Any) -> tuple[Any, Any]:
     if isinstance(column, Number):
         kind: Any = float
         text = f"{column.description} In {column.unit}." if column.unit else column.description
-        bounds: dict[str, Any] = {"ge": column.minimum, "le": column.maximum}
+        field = Field(description=text, ge=column.minimum, le=column.maximum)
     else:
-        kind, text, bounds = Literal[column.values], column.description, {}
-    if column.required:
-        return kind, Field(description=text, **bounds)
-    return kind | None, Field(None, description=text, **bounds)
+        kind, field = category(column, column.description)
+    return (kind, field) if column.required else (Annotated[kind | None, field], None)
 
 
 _LABEL: dict[str, Any] = {

@@ -20,6 +20,7 @@ NUMERIC = {
     **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
     **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
 }
+_DTYPES = {**NUMERIC, "BOOL": np.dtype("?")}
 _COLUMNS: dict[str, Number | Category] = {c.name: c for c in FEATURES}
 _LENGTH = struct.Struct("<I")
 
@@ -61,9 +62,9 @@ def records_of(inputs: Sequence[RequestInput], behind: memoryview | None) -> lis
             values = _flat(tensor, rows)
         else:
             chunk, behind = behind[:size], behind[size:]  # type: ignore[index]
-            values = _numbers(tensor, chunk, rows) if isinstance(column, Number) else _texts(tensor, chunk, rows)
-        columns[tensor.name] = _with_none(values, column)
-    required = {name for name, column in _COLUMNS.items() if column.required or not columns}
+            values = (_texts if tensor.datatype == "BYTES" else _numbers)(tensor, chunk, rows)
+        columns[tensor.name] = _with_none(values, tensor, column)
+    required = [name for name, column in _COLUMNS.items() if column.required or not columns]
     if absent := [name for name in required if name not in columns]:
         raise InferenceError(f"no input {', '.join(absent)}. Only columns that may be missing may be left out.")
     rows = len(next(iter(columns.values())))
@@ -85,7 +86,7 @@ def _rows(tensor: RequestInput) -> int:
 
 
 def _check_datatype(tensor: RequestInput, column: Number | Category) -> None:
-    accepted = [*NUMERIC] if isinstance(column, Number) else ["BYTES"]
+    accepted = [*NUMERIC] if isinstance(column, Number) else ["BYTES", *(_DTYPES if column.meanings else ())]
     if tensor.datatype not in accepted:
         raise InferenceError(
             f"input {tensor.name} has the datatype {tensor.datatype[:20]!r}; accepted: {', '.join(accepted)}"
@@ -126,12 +127,12 @@ def _flat(tensor: RequestInput, rows: int) -> list[Any]:
 
 
 def _numbers(tensor: RequestInput, chunk: memoryview, rows: int) -> list[float]:
-    dtype = NUMERIC[tensor.datatype]
+    dtype = _DTYPES[tensor.datatype]
     if len(chunk) != rows * dtype.itemsize:
         raise InferenceError(
             f"input {tensor.name} has {len(chunk)} bytes; {rows} rows of {tensor.datatype} take {rows * dtype.itemsize}"
         )
-    return np.frombuffer(chunk, dtype).astype(np.float64).tolist()
+    return np.frombuffer(chunk, dtype).tolist()
 
 
 def _texts(tensor: RequestInput, chunk: memoryview, rows: int) -> list[str]:
@@ -153,9 +154,9 @@ def _texts(tensor: RequestInput, chunk: memoryview, rows: int) -> list[str]:
     return texts
 
 
-def _with_none(values: list[Any], column: Number | Category) -> list[Any]:
+def _with_none(values: list[Any], tensor: RequestInput, column: Number | Category) -> list[Any]:
     """Return the values with None for NaN, and for an empty text unless it is one of the categories."""
-    if isinstance(column, Number):
+    if isinstance(column, Number) or tensor.datatype != "BYTES":
         return [None if value != value else value for value in values]  # noqa: PLR0124 - only NaN differs from itself
     return values if "" in column.values else [None if value == "" else value for value in values]
 

@@ -20,7 +20,7 @@ from app.errors import ServiceError
 from app.journal.journal import Journal
 from app.journal.labels import after
 from app.journal.lookup import Row
-from app.schemas import BODY_ERRORS, INVALID, MAX_RECORDS, Problem
+from app.schemas import BODY_ERRORS, INVALID, MAX_RECORDS, Problem, category
 from penguins.journal.files import DIRECTORY, encoded
 from penguins.schema import FEATURES, TARGET
 
@@ -31,7 +31,7 @@ EXAMPLE = {"id": "0b5c8d1f2e3a4c5d-17", TARGET.name: TARGET.example}
 
 _FIELDS: dict[str, Any] = {
     "id": (str, Field(min_length=1, max_length=200, description="The X-Request-ID; in a batch, / and the row follow.")),
-    TARGET.name: (Literal[TARGET.values], Field(description="The class that it truly was.")),
+    TARGET.name: category(TARGET, "The class that it truly was."),
 }
 Feedback: Any = create_model("Feedback", __config__=ConfigDict(strict=True), **_FIELDS)
 _one = Feedback.__pydantic_validator__.validate_python

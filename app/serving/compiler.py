@@ -15,12 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import dropwhile
 from typing import Any
 
 import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from app.serving.compiled import Answer, Compiled, CompiledModel, CompileError, compiled_model
 from app.serving.folding import fold
@@ -85,6 +87,8 @@ def _without_imputers(pipeline: Pipeline) -> tuple[ColumnTransformer, dict[str, 
         if not len(names):
             continue
         steps = transformer.steps if isinstance(transformer, Pipeline) else [(name, transformer)]
+        # What takes other frames leaves a request's values as they are, or else the proof fails.
+        steps = list(dropwhile(lambda step: isinstance(step[1], FunctionTransformer), steps)) or steps
         imputer = steps[0][1]
         if isinstance(imputer, SimpleImputer) and not imputer.add_indicator:
             fills |= zip(names, imputer.statistics_.tolist(), strict=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any
 
 # Beyond this, training in float32 would overflow, and an OpenAPI document cannot hold infinity.
@@ -143,6 +145,27 @@ class Category(Column):
     @property
     def rule(self) -> str:
         return "one of " + ", ".join(map(_quoted, self.values))
+
+    @property
+    def meanings(self) -> dict[float, str]:
+        """The values that look like a number or a boolean, by what they look like: ``{0: "0", 1: "1"}``.
+
+        CSV readers and JSON clients easily send one for the other. Values that look the same, such as "1", "01" and
+        "true", are left out: True is 1 in Python.
+        """
+        found = [(_meaning(value), value) for value in self.values]
+        count = Counter(meaning for meaning, _ in found)
+        return {meaning: value for meaning, value in found if meaning is not None and count[meaning] == 1}
+
+
+def _meaning(text: str) -> float | None:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    with suppress(ValueError):
+        return int(text)  # which keeps all digits
+    with suppress(ValueError):
+        return float(text) if isfinite(float(text)) else None
+    return None
 
 
 def _quoted(text: str) -> str:

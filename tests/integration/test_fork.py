@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from penguins.journal.files import DIRECTORY
 from penguins.registry import Registry
 from penguins.schema import Category, Number
 from support import OWN_TABLE, AirflowForTests, Service, code_blocks, connection_of, copy_project, declare, free_port
@@ -43,8 +44,9 @@ class Fork:
         """Return what the copy's own schema says, as its own Python reads it."""
         code = (
             "import json; from dataclasses import asdict; from penguins.schema import *; "
-            "print(json.dumps({'target': asdict(TARGET), 'example': EXAMPLE, 'csv': CSV_NAME, "
-            "'features': [{**asdict(c), 'rule': c.rule} for c in FEATURES]}))"
+            "meant = lambda c: {'meanings': list(getattr(c, 'meanings', {}).items())}; "
+            "print(json.dumps({'target': asdict(TARGET) | meant(TARGET), 'example': EXAMPLE, 'csv': CSV_NAME, "
+            "'features': [{**asdict(c), 'rule': c.rule, **meant(c)} for c in FEATURES]}))"
         )
         run = subprocess.run(
             [sys.executable, "-c", code],
@@ -69,6 +71,7 @@ class Fork:
             "MODEL_PUBLIC_KEYS_FILE": str(self.airflow.keys.public),
             "PYTHONPATH": str(self.root / "plugins"),
             "API_PORT": str(port),
+            DIRECTORY: str(self.root / "journal"),
         }
         process = self.start_process(sys.executable, "-m", "app", cwd=self.root, env=env)
         service = Service(process, port)
@@ -133,12 +136,51 @@ def check_service(fork: Fork, service: Service) -> None:
         if not feature["required"]:
             assert client.post("/predict", json={**schema["example"], feature["name"]: None}).status_code == 200
 
+    check_meanings(service, schema)
     assert [v["serving"] for v in client.get("/models").json()] == [True]
     report = client.get("/report")
     assert report.status_code == 200, report.text
     assert all(f["name"] in report.text for f in features)
     form = client.get("/try").text
     assert all(f'data-column="{f["name"]}"' in form for f in features)
+
+
+def check_meanings(service: Service, schema: dict[str, Any]) -> None:
+    """Check that a number or boolean that looks like a value is taken for it, wherever one is sent."""
+    client, target = service.client, schema["target"]
+
+    def tensor(name: str, datatype: str, value: Any) -> dict[str, Any]:
+        return {"name": name, "shape": [1], "datatype": datatype, "data": [value]}
+
+    for feature in schema["features"]:
+        for meaning, value in feature["meanings"]:
+            text, number = ({**schema["example"], feature["name"]: v} for v in (value, meaning))
+            expected = client.post("/predict", json=text)
+            for kind in ("application/json", "application/json; charset=utf-8"):  # the shortcut, and the ordinary route
+                answer = client.post("/predict", content=json.dumps(number), headers={"content-type": kind})
+                assert (answer.status_code, answer.content) == (200, expected.content), number
+                records = json.dumps({"records": [text, number]})
+                batch = client.post("/predict/batch", content=records, headers={"content-type": kind}).json()
+                assert batch["predictions"][0] == batch["predictions"][1], number
+            datatype = "BOOL" if isinstance(meaning, bool) else "INT64" if isinstance(meaning, int) else "FP64"
+            inputs = [
+                tensor(f["name"], "FP64" if "unit" in f else "BYTES", text[f["name"]])
+                for f in schema["features"]
+                if f is not feature
+            ]
+            inputs.append(tensor(feature["name"], datatype, meaning))
+            outputs = client.post("/v2/models/modelo_penguin/infer", json={"inputs": inputs}).json()["outputs"]
+            assert outputs[0]["data"] == [expected.json()[target["name"]]], number
+    for number, (meaning, value) in enumerate(target["meanings"]):
+        name = {"X-Request-ID": f"asked-{number}"}
+        answer = client.post("/predict", json=schema["example"], headers=name)
+        outcomes = []
+        for truth in (meaning, value):
+            said = client.post("/feedback", json={"id": name["X-Request-ID"], target["name"]: truth})
+            assert said.status_code == 200, said.text
+            outcomes.append(said.json()["results"][0]["outcome"])
+        assert outcomes == ["new", "repeated"]
+        assert answer.json()[target["name"]] in target["values"]
 
 
 def predicted(fork: Fork, service: Service) -> float:
@@ -226,10 +268,12 @@ TABLES: dict[str, Table] = {
         a_category("size", "S", "M", "L", required=True),
         a_category("kind", "größer, gleich", "kleiner '<'", 'so "lala"', required=True, header="l'année / año"),
     ),
-    "many categories and classes, names with capitals and of Python, SQL and pydantic": (
+    "many categories and classes, some like numbers, names with capitals and of Python, SQL and pydantic": (
         *(a_number(name, 0, 1) for name in ("Body_Mass_2", "class", "json", "model_type")),
         a_number("od280", 0, 1, header="OD280/OD315 of diluted wines"),
         *(a_category(name, *(f"{name} {n}" for n in range(40))) for name in ("SELECT", "order", "copy")),
+        a_category("flag", "False", "True"),
+        a_category("level", "01", "02", "2.5", required=True),
         a_category("Target_Class", *(f"class {n:02}" for n in range(12)), required=True),
     ),
 }

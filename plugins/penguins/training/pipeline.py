@@ -23,9 +23,10 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from penguins.columns import NULL
 from penguins.progress import Progress
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 from penguins.training.cluster import VARIABLE, fit_forest
@@ -118,7 +119,7 @@ def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, ro
         SimpleImputer(strategy="most_frequent", keep_empty_features=True),
         OneHotEncoder(
             categories=[list(c.values) for c in CATEGORIES],
-            handle_unknown="ignore",
+            handle_unknown="warn",
             sparse_output=False,
             dtype=np.float32,  # what the trees use; one float64 column would turn all others into it
         ),
@@ -150,12 +151,32 @@ def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
     with nullcontext() if os.environ.get(VARIABLE) else _progress_of_trees(forest):
         fit_forest(forest, features, labels)
     progress.done()
+    _take_frames_as_read(pipeline.named_steps["columns"])
     forest.estimators_ = [_canonical_tree(tree) for tree in forest.estimators_]
     # Parallel predictions are summed in any order, and so differ in the last bit.
     forest.n_jobs = None
     pickled = io.BytesIO()
     joblib.dump(pipeline, pickled, protocol=5)
     return pickled.getvalue()
+
+
+def _take_frames_as_read(columns: ColumnTransformer) -> None:
+    """Let the fitted pipeline take frames with 0 or False where the schema has "0" or "false", and None or NA for NaN.
+
+    `pandas.read_csv` makes such frames. Training has the schema's own text, and is spared a pass over its rows for each
+    value. What no value stands for stays as it is, and what must not be missing is no value: the encoder warns of both.
+    """
+    meanings = {c.name: c.meanings for c in CATEGORIES if c.meanings}
+    missing = {c.name: NULL if c.required else np.nan for c in CATEGORIES}
+    names = pd.DataFrame(columns=list(missing))
+    columns.named_transformers_["categories"].steps[:0] = [
+        (name, FunctionTransformer(function, kw_args=arguments, feature_names_out="one-to-one").fit(names))
+        for name, function, arguments in (
+            ("objects", pd.DataFrame.astype, {"dtype": object}),
+            ("declared", pd.DataFrame.replace, {"to_replace": meanings}),
+            ("missing", pd.DataFrame.fillna, {"value": missing}),
+        )
+    ]
 
 
 def _canonical_tree(tree: DecisionTreeClassifier) -> DecisionTreeClassifier:

@@ -85,6 +85,28 @@ def test_a_categorys_rule_names_its_values_and_quotes_one_with_a_comma() -> None
     assert column.rule == "one of 'small, flat', big"
 
 
+@pytest.mark.parametrize(
+    ("values", "meanings"),
+    [
+        (("S", "M", "", "yes", "t", "0x1", "1,5", "nan", "-inf", "1e999", "1" * 5000), {}),
+        (("0", "1", "-1", "unknown"), {0: "0", 1: "1", -1: "-1"}),
+        (("01", "1.50", "+2", "1e3", " 7"), {1: "01", 1.5: "1.50", 2: "+2", 1e3: "1e3", 7: " 7"}),
+        (("9007199254740992", "9007199254740993"), {2**53: "9007199254740992", 2**53 + 1: "9007199254740993"}),
+        (("true", "FALSE"), {True: "true", False: "FALSE"}),
+        # Two that mean the same are not guessed.
+        (("0", "00", "0.0", "-0", "2"), {2: "2"}),
+        (("True", "true", "False"), {False: "False"}),
+        (("1", "true", "false"), {False: "false"}),
+    ],
+)
+def test_a_categorys_values_that_look_like_numbers_or_booleans(
+    values: tuple[str, ...], meanings: dict[float, str]
+) -> None:
+    found = Category(name="a", description="", values=values, example=values[0]).meanings
+    assert found == meanings
+    assert list(map(type, found)) == list(map(type, meanings))
+
+
 def test_a_categorys_sql_type_holds_its_longest_value_and_what_says_missing() -> None:
     column = Category(name="size", description="", values=("small", "big"), example="big")
     assert sql_type(column) == "VARCHAR(5)"

@@ -17,12 +17,14 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
+from app.inference_protocol.messages import RequestInput
+from app.inference_protocol.tensors import InferenceError, records_of
 from app.main import create_app
 from app.schemas import MAX_RECORDS
 from penguins.registry import Registry
-from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
+from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Category, Number
 from support import free_port
 
 MODEL = "modelo_penguin"
@@ -242,6 +244,7 @@ WITHOUT = {"inputs": request()["inputs"][1:]}
 TWICE = {"inputs": [*request()["inputs"], request()["inputs"][0]]}
 ALL_MISSING = {"inputs": [{**t, "data": [None]} if t["datatype"] == "FP64" else t for t in request()["inputs"]]}
 REQUIRED_MISSING = {"inputs": [{**t, "data": [""]} if t["name"] == ISLAND.name else t for t in request()["inputs"]]}
+NUMBER_FOR_ISLAND = {"inputs": [{**t, "data": [1]} if t["name"] == ISLAND.name else t for t in request()["inputs"]]}
 MANY_WRONG = {"inputs": [{**t, "shape": [200], "data": t["data"] * 200} for t in REQUIRED_MISSING["inputs"]]}
 BAD: dict[str, tuple[Any, str]] = {
     "no JSON": (b"{", "body.1: JSON decode error, Expecting property name"),
@@ -270,6 +273,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "bytes that are not there": (request(data=..., parameters={"binary_data_size": 8}), "Length, which says"),
     "shared memory": (request(parameters={"shared_memory_region": "x"}), "there is no shared memory here"),
     "no measurement": (ALL_MISSING, "row 0: Value error, at least one of culmen_length_mm"),
+    "a number for a category": (NUMBER_FOR_ISLAND, "'Torgersen'. Accepted: a string, in quotes, not 1"),
     "no island": (REQUIRED_MISSING, "row 0, island: Input should be"),
     "more wrong rows than are shown": (MANY_WRONG, "and 190 or more others"),
     "no such output": ({**request(), "outputs": [{"name": "a"}]}, "The outputs are species, probabilities"),
@@ -286,6 +290,38 @@ def test_an_error_says_what_came_and_what_is_accepted_and_counts_no_prediction(s
     assert list(answer.json()) == ["error"]
     assert said in answer.json()["error"]
     assert predicted(service) == before
+
+
+def tensor(data: Any, datatype: str, *, binary: bool) -> tuple[RequestInput, bytes]:
+    array = np.array(data, triton_to_np_dtype(datatype))
+    found = InferInput("senior", list(array.shape), datatype)
+    found.set_data_from_numpy(array, binary_data=binary)
+    return RequestInput(**found._get_tensor()), found._get_binary_data() or b""
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["JSON", "bytes"])
+def test_a_category_like_numbers_comes_as_numbers_or_booleans_too(
+    monkeypatch: pytest.MonkeyPatch, binary: bool
+) -> None:
+    like_numbers, ordinary = (
+        Category(name="senior", description="", values=values, example=values[0]) for values in (("0", "1"), ("S", "M"))
+    )
+    monkeypatch.setattr("app.inference_protocol.tensors._COLUMNS", {"senior": like_numbers})
+    for datatype, data in {
+        "INT64": [0, 1],
+        "UINT8": [0, 1],
+        "BOOL": [False, True],
+        "FP64": [0.0, 1.0, float("nan")],
+        "FP32": [0.0, 1.0],
+        "BYTES": [b"0", b"1", b""],
+    }.items():
+        sent, behind = tensor(data, datatype, binary=binary)
+        values = [row["senior"] for row in records_of([sent], memoryview(behind) if binary else None)]
+        assert [like_numbers.meanings.get(v, v) for v in values] == ["0", "1", None][: len(data)], datatype
+    monkeypatch.setattr("app.inference_protocol.tensors._COLUMNS", {"senior": ordinary})
+    sent, behind = tensor([0], "INT64", binary=binary)
+    with pytest.raises(InferenceError, match=r"has the datatype 'INT64'; accepted: BYTES$"):
+        records_of([sent], memoryview(behind))
 
 
 def test_errors_that_other_parts_make_have_the_protocols_form_as_well(service: TestClient, client: TestClient) -> None:

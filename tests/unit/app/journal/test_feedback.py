@@ -175,13 +175,14 @@ def test_an_unknown_id_is_named_and_the_others_of_a_list_are_kept(client: TestCl
     [
         ({"id": "a", TARGET.name: "Emperor"}, ["body", "one", TARGET.name]),
         ({"id": 1, TARGET.name: TRUE}, ["body", "one", "id"]),
+        ({"id": "a", TARGET.name: 1}, ["body", "one", TARGET.name]),
         ([{"id": "a", TARGET.name: TRUE}, {"id": "b"}], ["body", "list", 1, TARGET.name]),
         ([{"id": "a", TARGET.name: TRUE}, {"id": "a", TARGET.name: FALSE}], ["body", "list", 1, TARGET.name]),
         ([], ["body", "list"]),
         ([{"id": str(n), TARGET.name: TRUE} for n in range(10_001)], ["body", "list"]),
         ("a", ["body", "one"]),
     ],
-    ids=["no class", "no text", "no truth", "contradicts itself", "empty", "too many", "a text"],
+    ids=["no class", "no text", "a number", "no truth", "contradicts itself", "empty", "too many", "a text"],
 )
 def test_what_is_no_feedback_is_refused_and_nothing_kept(
     client: TestClient, folder: Path, body: Any, where: list[Any]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import lookalikes
 import numpy as np
 import pandas as pd
 import psutil
@@ -25,20 +26,25 @@ from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     RandomForestClassifier,
 )
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 import app.serving.compiled
 import app.serving.compiler
 import app.serving.folding
+import tables
 from app import SHARED_FOLDER
 from app.serving.compiled import (
+    CompiledGraph,
     CompiledModel,
     CompileError,
     CompilerLostError,
+    FoldedForest,
     _compile_apart,
     compiled_model,
     cool_down,
@@ -253,10 +259,46 @@ def test_a_table_of_one_kind_of_columns_is_compiled(penguins_tables: Tables, mon
         assert largest <= TOLERANCE, what
 
 
+@pytest.fixture
+def customers() -> Iterator[tuple[Model, list[dict[str, Any]]]]:
+    """A model of a table whose categories look like numbers and booleans, and the table's records."""
+    modules = (inference, training, tables, app.serving.compiled, app.serving.compiler, app.serving.folding)
+    with lookalikes.declared(*modules):
+        rows = lookalikes.customers().head(3000)
+        model = fitted(tables.table_of(rows))
+        yield model, rows.drop(columns=lookalikes.TARGET.name).to_dict("records")
+
+
+def check_compiled(model: Model, records: list[dict[str, Any]], kind: type) -> None:
+    compiled = compiled_model(compile_model(model, golden_rows(model, records[:20])), model.classes)
+    labels, largest = difference(model, compiled, records)
+    assert isinstance(compiled, kind)
+    assert labels == 0
+    assert largest <= TOLERANCE
+
+
+def test_what_takes_other_frames_is_compiled_away(customers: Any) -> None:
+    """A forest is still folded, another estimator still one graph."""
+    model, records = customers
+    check_compiled(model, records, FoldedForest)
+    features = model.pipeline[:-1].transform(to_frame(records))
+    last = LogisticRegression(max_iter=1000).fit(features, model.pipeline.predict(to_frame(records)))
+    check_compiled(Model(Pipeline([model.pipeline.steps[0], ("last", last)]), model.classes), records, CompiledGraph)
+
+
+def test_a_version_from_before_frames_were_taken_is_compiled_as_ever(customers: Any) -> None:
+    model, records = customers
+    categories = model.pipeline[0].named_transformers_["categories"]
+    assert [type(step) for _, step in categories.steps] == [*[FunctionTransformer] * 3, SimpleImputer, OneHotEncoder]
+    del categories.steps[:3]
+    categories[-1].handle_unknown = "ignore"
+    check_compiled(model, records, FoldedForest)
+
+
 def test_a_pipeline_without_fills_or_of_another_make_is_not_compiled(forest: Model, golden: dict[str, Any]) -> None:
     columns = copy.copy(forest.pipeline[0])
     columns.transformers_ = [
-        (name, make_pipeline(*(step for _, step in transformer.steps[1:])), names)
+        (name, make_pipeline(*(step for _, step in transformer.steps if not isinstance(step, SimpleImputer))), names)
         for name, transformer, names in columns.transformers_
     ]
     for steps, reason in {
