@@ -154,23 +154,23 @@ def check_meanings(service: Service, schema: dict[str, Any]) -> None:
 
     for feature in schema["features"]:
         for meaning, value in feature["meanings"]:
-            text, number = ({**schema["example"], feature["name"]: v} for v in (value, meaning))
-            expected = client.post("/predict", json=text)
+            as_text, as_sent = ({**schema["example"], feature["name"]: v} for v in (value, meaning))
+            expected = client.post("/predict", json=as_text)
             for kind in ("application/json", "application/json; charset=utf-8"):  # the shortcut, and the ordinary route
-                answer = client.post("/predict", content=json.dumps(number), headers={"content-type": kind})
-                assert (answer.status_code, answer.content) == (200, expected.content), number
-                records = json.dumps({"records": [text, number]})
+                answer = client.post("/predict", content=json.dumps(as_sent), headers={"content-type": kind})
+                assert (answer.status_code, answer.content) == (200, expected.content), as_sent
+                records = json.dumps({"records": [as_text, as_sent]})
                 batch = client.post("/predict/batch", content=records, headers={"content-type": kind}).json()
-                assert batch["predictions"][0] == batch["predictions"][1], number
+                assert batch["predictions"][0] == batch["predictions"][1], as_sent
             datatype = "BOOL" if isinstance(meaning, bool) else "INT64" if isinstance(meaning, int) else "FP64"
             inputs = [
-                tensor(f["name"], "FP64" if "unit" in f else "BYTES", text[f["name"]])
+                tensor(f["name"], "FP64" if "unit" in f else "BYTES", as_text[f["name"]])
                 for f in schema["features"]
                 if f is not feature
             ]
             inputs.append(tensor(feature["name"], datatype, meaning))
             outputs = client.post("/v2/models/modelo_penguin/infer", json={"inputs": inputs}).json()["outputs"]
-            assert outputs[0]["data"] == [expected.json()[target["name"]]], number
+            assert outputs[0]["data"] == [expected.json()[target["name"]]], as_sent
     for number, (meaning, value) in enumerate(target["meanings"]):
         name = {"X-Request-ID": f"asked-{number}"}
         answer = client.post("/predict", json=schema["example"], headers=name)

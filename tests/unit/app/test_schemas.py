@@ -13,7 +13,8 @@ from app.errors import detail_of
 from app.schemas import Record, _field, category
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # as records are
-Customer: Any = create_model("Customer", __config__=STRICT, **{c.name: _field(c) for c in lookalikes.FEATURES})
+FIELDS: dict[str, Any] = {c.name: _field(c) for c in lookalikes.FEATURES}
+Customer: Any = create_model("Customer", __config__=STRICT, **FIELDS)
 COLUMNS = {c.name: c for c in lookalikes.FEATURES}
 EXAMPLE = {c.name: c.example for c in lookalikes.FEATURES}
 
@@ -30,7 +31,7 @@ def ways(name: str, value: str) -> list[Any]:
     return made
 
 
-TAKEN = {
+TAKEN: dict[str, dict[str, Any]] = {
     "senior": {"0": "0", "1": "1", "0.0": "0", "1e0": "1", "-0": "0", "true": "1", '"1"': "1"},
     "zone": {"1": "01", "2.0": "02", "10": "10", '"01"': "01"},
     "level": {"1.5": "1.50", "2": "2", "1000": "1e3", '"1e3"': "1e3", "null": None},

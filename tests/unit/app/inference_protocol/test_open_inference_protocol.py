@@ -307,14 +307,15 @@ def test_a_category_like_numbers_comes_as_numbers_or_booleans_too(
         Category(name="senior", description="", values=values, example=values[0]) for values in (("0", "1"), ("S", "M"))
     )
     monkeypatch.setattr("app.inference_protocol.tensors._COLUMNS", {"senior": like_numbers})
-    for datatype, data in {
+    accepted: dict[str, list[Any]] = {
         "INT64": [0, 1],
         "UINT8": [0, 1],
         "BOOL": [False, True],
         "FP64": [0.0, 1.0, float("nan")],
         "FP32": [0.0, 1.0],
         "BYTES": [b"0", b"1", b""],
-    }.items():
+    }
+    for datatype, data in accepted.items():
         sent, behind = tensor(data, datatype, binary=binary)
         values = [row["senior"] for row in records_of([sent], memoryview(behind) if binary else None)]
         assert [like_numbers.meanings.get(v, v) for v in values] == ["0", "1", None][: len(data)], datatype

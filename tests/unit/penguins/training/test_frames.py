@@ -92,41 +92,40 @@ def meant(series: pd.Series) -> pd.Series:
     return series.map(lambda text: meaning.get(text, text)).astype(object)
 
 
-def missing_as(nothing: Any) -> Callable[[pd.Series], pd.Series]:
+Change = Callable[[pd.Series], pd.Series]
+
+
+def meant_as(dtype: str) -> Change:
+    return lambda s: meant(s).astype(dtype)
+
+
+def text_as(dtype: str) -> Change:
+    return lambda s: s.astype(dtype)
+
+
+def missing_as(nothing: Any) -> Change:
     return lambda s: s.where(s.notna(), nothing)
 
 
+WHOLE, NUMBERS, BOOLEANS = ["senior", "zone"], ["senior", "zone", "level"], ["partner", "paperless"]
 # What a column of text, NaN where it is missing, may be to pandas instead.
-FORMS: dict[str, tuple[list[str], Callable[[pd.Series], pd.Series]]] = {
-    **{dtype: (["senior", "zone"], lambda s, dtype=dtype: meant(s).astype(dtype)) for dtype in ("int64", "uint8")},
+FORMS: dict[str, tuple[list[str], Change]] = {
+    **{dtype: (WHOLE, meant_as(dtype)) for dtype in ("int64", "uint8", "Int64", "int64[pyarrow]")},
     **{
-        dtype: (["senior", "zone", "level"], lambda s, dtype=dtype: meant(s).astype(dtype))
+        dtype: (NUMBERS, meant_as(dtype))
         for dtype in ("float64", "float32", "Float64", "double[pyarrow]", "category", "object")
     },
+    "bool": (["partner"], meant_as("bool")),
     **{
-        dtype: (["senior", "zone"], lambda s, dtype=dtype: meant(s).astype(dtype))
-        for dtype in ("Int64", "int64[pyarrow]")
-    },
-    "bool": (["partner"], lambda s: meant(s).astype(bool)),
-    **{
-        dtype: (["partner", "paperless"], lambda s, dtype=dtype: meant(s).astype(dtype))
+        f"booleans as {dtype}": (BOOLEANS, meant_as(dtype))
         for dtype in ("boolean", "bool[pyarrow]", "category", "object", "Int64", "float64")
     },
     **{
-        f"text as {dtype}": (
-            ["senior", "zone", "level", "partner", "paperless", "contract"],
-            lambda s, dtype=dtype: s.astype(dtype),
-        )
+        f"text as {dtype}": ([*NUMBERS, *BOOLEANS, "contract"], text_as(dtype))
         for dtype in ("object", "str", "string", "string[pyarrow]", "category")
     },
-    **{
-        f"{nothing!r} for what is missing": (["level", "paperless"], missing_as(nothing))
-        for nothing in (None, pd.NA, np.nan)
-    },
-    "every second one as text": (
-        ["senior", "zone", "level", "partner", "paperless"],
-        lambda s: s.where(np.arange(len(s)) % 2 == 0, meant(s)),
-    ),
+    **{f"{nothing!r} for what is missing": (["level", "paperless"], missing_as(nothing)) for nothing in (None, pd.NA)},
+    "every second one as text": ([*NUMBERS, *BOOLEANS], lambda s: s.where(np.arange(len(s)) % 2 == 0, meant(s))),
     "integers of numpy": (["senior"], lambda s: pd.Series([np.int8(v) for v in s], s.index, object)),
     "booleans for 0 and 1": (["senior"], lambda s: s == "1"),
 }
