@@ -33,7 +33,7 @@ from launcher.environment import (
 from launcher.keeper import holders_of
 from launcher.processes import COMPONENT_LOGS, Processes, wait_until
 
-SECONDS_TO_END = 20  # for what a launcher that was killed has left: the keeper ends it in 8 to 13
+SECONDS_TO_END = 30  # for what a launcher that was killed has left: the keeper ends it in 8 to 13
 
 # What needs the declaration is imported in the functions, once main() has looked at that.
 if TYPE_CHECKING:
