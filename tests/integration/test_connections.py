@@ -129,7 +129,7 @@ def test_a_head_without_an_end_is_refused_and_memory_stays_flat(service: Running
     answer = service.ask(begin, *[piece] * (16 * MB // len(piece)), port=service.metrics_port if metrics else 0)
     head, _, body = answer.partition(b"\r\n\r\n")
     if begin.startswith(POST) and metrics:
-        assert head.startswith(b"HTTP/1.1 404 ")  # which waits for no body
+        assert head.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 431 "))  # which waits for no body
     else:
         assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
         assert f"more than {HEAD_BYTES} bytes or {HEAD_LINES} lines" in json.loads(body)["detail"]
