@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 CONNECTION_ID = "mysql_default"
 MODEL = Asset(name="penguin_model", uri="file://models/current")
+LONGEST_TASK = timedelta(hours=6)  # ten million rows take minutes, a search may take hours
 
 # A lost database may come back. Any other error would only repeat itself.
 RETRY_LOST_DATABASE = ExceptionRetryPolicy(
@@ -90,14 +91,19 @@ def _serving_manifest() -> dict[str, Any] | None:
     return manifest
 
 
-def check_source(params: dict[str, Any]) -> dict[str, Any]:
+def check_source(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     from penguins.data.changes import check_data
+    from penguins.data.folders import file_below
     from penguins.data.source import check_source as check
 
-    _registry().remove_run_folders()
-    source = check(Path(__file__).parent / params["csv_path"], test_size=params["test_size"])
+    if unknown := sorted(set(dag_run.conf or {}) - set(dag.params)):
+        raise ValueError(f"unknown params: {', '.join(unknown)}. Known: {', '.join(dag.params)}. Nothing was dropped")
+    registry = _registry()
+    registry.remove_run_folders()
+    path = file_below(params["csv_path"], Path(__file__).parent, registry.root / "incoming")
+    source = check(path, test_size=params["test_size"])
     log.info(f"{source.path}: {source.rows} rows match the schema; by class, with a measurement: {source.class_counts}")
     if serving := _serving_manifest():
         check_data(source, serving, min_rows_share=params["min_rows_share"])
@@ -263,6 +269,7 @@ with DAG(
         "retries": 3,
         "retry_delay": timedelta(seconds=20),
         "retry_policy": RETRY_LOST_DATABASE,
+        "execution_timeout": LONGEST_TASK,
     },
     params={
         "csv_path": Param(
@@ -270,7 +277,8 @@ with DAG(
             type="string",
             minLength=1,
             title="CSV file",
-            description="Path of the raw data on the worker: absolute, or relative to the DAG's folder.",
+            description="Path of the raw data on the worker, relative to the DAG's folder or absolute: in dags/, "
+            "models/incoming/ or a folder that DATA_FOLDERS names.",
             section="Data",
         ),
         "drop_foreign_tables": Param(
