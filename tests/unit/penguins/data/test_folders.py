@@ -37,7 +37,7 @@ def test_files_elsewhere_are_refused_unseen(folders: tuple[Path, Path, Path], mo
     dags, incoming, local = folders
     monkeypatch.setenv("DATA_FOLDERS", "")
     for path in ("../.local/file", str(local / "file"), "link", "folder/file", "/dev/zero", "/", "..", "../dagsx/file"):
-        with pytest.raises(SourceError, match="not below .*DATA_FOLDERS") as refused:
+        with pytest.raises(SourceError, match=r"not below .*DATA_FOLDERS") as refused:
             file_below(path, dags, incoming)
         assert "U1Nl" not in str(refused.value)
 
@@ -53,6 +53,6 @@ def test_a_first_line_that_is_no_header_is_not_quoted(tmp_path: Path) -> None:
     file = tmp_path / "file.csv"
     for line in ("U1NlY3JldCE=", "root:x:0:0,secret", "species," + "secret," * 1000):
         file.write_text(f"{line}\n")
-        with pytest.raises(SourceError, match="the header is not that of this table: [01] of its names") as refused:
+        with pytest.raises(SourceError, match=r"the header is not that of this table: [01] of its names") as refused:
             check_source(file, test_size=0.2)
         assert "ecret" not in str(refused.value)
