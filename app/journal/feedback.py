@@ -15,7 +15,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from app.bodies import checked, described, parse
-from app.dependencies import CurrentServer
 from app.errors import ServiceError
 from app.journal.journal import Journal
 from app.journal.labels import after
@@ -87,12 +86,12 @@ routes = APIRouter()
         {"anyOf": [_FEEDBACK, _LIST]}, examples={"one": {"value": EXAMPLE}, "a list": {"value": [EXAMPLE]}}
     ),
 )
-async def feedback(request: Request, server: CurrentServer) -> Results:
+async def feedback(request: Request) -> Results:
     """Say what was true about one earlier prediction, or about up to 10,000. Of two labels, the later one counts."""
     journal: Journal | None = request.app.state.journal
     if journal is None:
         raise NoJournalError(f"this service keeps no journal of its predictions; set {DIRECTORY} to a folder for it")
-    given = await anyio.to_thread.run_sync(_given, await request.body(), limiter=server.batches)
+    given = await anyio.to_thread.run_sync(_given, await request.body(), limiter=request.app.state.model_server.batches)
     several: list[Any] = given if isinstance(given, list) else [given]
     truths = [(one.id, getattr(one, TARGET.name)) for one in several]
     _check_agreement(truths)
