@@ -323,7 +323,7 @@ def test_what_a_killed_launcher_left_is_named_with_what_to_do_whatever_the_ports
     launcher.kill()
     other = {"AIRFLOW_PORT": str(free_port()), "API_PORT": str(free_port())}
     for chosen in (ports, other):
-        said, _ = launch(start_process, folder, chosen).communicate(timeout=60)
+        said, _ = launch(start_process, folder, chosen).communicate(timeout=180)
         assert "was killed, and left processes that use its database" in said
     advised = re.findall(r"`(kill -9 [\d ]+)`", said)
     subprocess.run(["sh", "-c", *advised], check=True)
