@@ -139,7 +139,7 @@ class Registry:
         if not self.keys.verify(content, self._read(version, "manifest.sig", _LONGEST_SIGNATURE)):
             raise RegistryError(
                 f"version {version}: its signature does not match the public keys in {self.keys.public}. It was "
-                "changed after publishing, or signed with another key. Train again, or activate another version."
+                "changed after publishing, or signed with another key. Train again, or activate a version that `verify` finds good."
             )
         try:
             manifest = json.loads(content)
@@ -179,7 +179,7 @@ class Registry:
         if (sha256 := hashlib.sha256(content).hexdigest()) != (expected := manifest[f"{prefix}sha256"]):
             raise RegistryError(
                 f"version {version}: the sha256 of its {what} is {sha256}, but the manifest says {expected}. "
-                "It was changed after publishing. Train again, or activate another version."
+                "It was changed after publishing. Train again, or activate a version that `verify` finds good."
             )
         return content
 
@@ -192,7 +192,7 @@ class Registry:
         except OSError as error:
             raise RegistryError(
                 f"version {version}: its {name} cannot be read: {reason(error)}. "
-                "Train again, or activate another version."
+                "Train again, or activate a version that `verify` finds good."
             ) from error
 
     def publish(
