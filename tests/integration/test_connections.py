@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -18,9 +17,8 @@ import psutil
 import pytest
 
 from app.connections import CONNECTIONS, HEAD_BYTES, HEAD_LINES, PIPELINED
-from penguins.registry import Registry
 from penguins.schema import EXAMPLE
-from support import ROOT, Service, free_port
+from support import ROOT, Service, empty_registry, free_port
 
 MB = 2**20
 BODY = json.dumps(EXAMPLE).encode()
@@ -76,12 +74,12 @@ def rest(connection: socket.socket) -> bytes:
 @contextmanager
 def running(trained: Trained, folder: Path, workers: int = 1, **constants: float) -> Iterator[Running]:
     """Start the service with a model and a port for /metrics."""
-    (folder / "key").write_text(secrets.token_hex(32))
-    Registry(folder / "models", folder / "key").publish(*trained)
+    registry = empty_registry(folder)
+    registry.publish(*trained)
     port, metrics_port = free_port(), free_port()
     env = os.environ | {
-        "MODELS_DIR": str(folder / "models"),
-        "MODEL_SIGNING_KEY_FILE": str(folder / "key"),
+        "MODELS_DIR": str(registry.root),
+        "MODEL_PUBLIC_KEYS_FILE": str(registry.keys.public),
         "PYTHONPATH": str(ROOT / "plugins"),
         "API_PORT": str(port),
         "API_METRICS_PORT": str(metrics_port),

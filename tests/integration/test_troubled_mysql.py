@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import connectorx
+import psutil
 import pytest
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 
@@ -172,8 +173,17 @@ def send(loaded: Warehouse, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     for limit in ("SECONDS_TO_CONNECT", "SECONDS_OF_SILENCE"):
         monkeypatch.setattr(mysql, limit, 3)
     pid = int(Path(query(loaded, "SELECT @@GLOBAL.pid_file")[0][0]).read_text())
-    yield lambda number: os.kill(pid, number)
-    os.kill(pid, signal.SIGCONT)
+    server = psutil.Process(pid)
+
+    def sent(number: int) -> None:
+        server.send_signal(number)
+        deadline = time.monotonic() + 60
+        while number == signal.SIGSTOP and server.status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    yield sent
+    server.send_signal(signal.SIGCONT)
 
 
 def lost(work: Callable[[], Any]) -> None:
