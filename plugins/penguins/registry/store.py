@@ -139,8 +139,8 @@ class Registry:
         if not self.keys.verify(content, self._read(version, "manifest.sig", _LONGEST_SIGNATURE)):
             raise RegistryError(
                 f"version {version}: its signature does not match the public keys in {self.keys.public}. It was "
-                "changed after publishing, or signed with another key. Train again, or activate a version that `verify` "
-                "finds good."
+                "changed after publishing, or signed with another key. Train again, or activate a version that "
+                "`verify` finds good."
             )
         try:
             manifest = json.loads(content)

@@ -67,12 +67,13 @@ def test_a_publish_that_was_killed_after_the_version_was_there_goes_on(
     before = registry.publish(pickled, {**facts, "dag_run_id": "before"})
     killed = registry.publish(pickled, {**facts, "dag_run_id": "run"})
     registry.activate(before["version"])  # as if the pointer had not been moved yet
-    found = registry.published_before("run", killed["sha256"], activate=False)
-    assert (found, registry.current()) == (killed, before["version"])
-    assert registry.published_before("run", killed["sha256"], activate=True) == killed
+    sha256, manifest = killed["sha256"], registry.manifest(killed["version"])
+    assert registry.published_before("run", sha256, activate=False) == manifest
+    assert registry.current() == before["version"]
+    assert registry.published_before("run", sha256, activate=True) == manifest
     assert registry.current() == killed["version"]
     newer = publish()["version"]
-    assert registry.published_before("run", killed["sha256"], activate=True) == killed
+    assert registry.published_before("run", sha256, activate=True) == manifest
     assert registry.current() == newer  # which has come since
     assert registry.published_before("run", "0" * 64, activate=True) is None
-    assert registry.published_before("other", killed["sha256"], activate=True) is None
+    assert registry.published_before("other", sha256, activate=True) is None
