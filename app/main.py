@@ -147,6 +147,7 @@ def _add_routes(app: APIRouter) -> None:
         manifest, refused = served.manifest, server.refused
         return {
             **manifest,
+            "warnings": manifest["metrics"].get("warnings", []),  # older versions have none
             "accuracy": manifest["metrics"]["accuracy"],
             "features": manifest["columns"],
             "predictor": "pipeline" if served.fallback else "onnx",

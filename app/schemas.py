@@ -82,6 +82,7 @@ class Rejection(BaseModel):
 class ModelInfo(BaseModel):
     """Facts from the serving version's manifest."""
 
+    warnings: list[str] = Field(description="What the accuracy does not tell, such as a class that is never found.")
     version: str
     created_at: datetime
     accuracy: float = Field(description="Accuracy on the held-out rows.")

@@ -39,9 +39,11 @@ from penguins.schema import CSV_NAME, MIN_ACCURACY, TABLE
 if TYPE_CHECKING:
     from penguins.data.warehouse import Warehouse
     from penguins.registry import Registry
+    from penguins.registry.run_files import RunFiles
 
 CONNECTION_ID = "mysql_default"
 MODEL = Asset(name="penguin_model", uri="file://models/current")
+LONGEST_TASK = timedelta(hours=6)  # ten million rows take minutes, a search may take hours
 
 # A lost database may come back. Any other error would only repeat itself.
 RETRY_LOST_DATABASE = ExceptionRetryPolicy(
@@ -81,6 +83,13 @@ def _registry() -> Registry:
     return Registry.from_environment()
 
 
+def _files(run_id: str, before: dict[str, Any] | None = None) -> RunFiles:
+    """Return the run's files. What the task before has returned tells their sha256."""
+    from penguins.registry.run_files import RunFiles
+
+    return RunFiles(_registry().run_folder(run_id), before["files"] if before else None)
+
+
 def _serving_manifest() -> dict[str, Any] | None:
     from penguins.evaluation.comparison import serving_manifest
 
@@ -90,14 +99,19 @@ def _serving_manifest() -> dict[str, Any] | None:
     return manifest
 
 
-def check_source(params: dict[str, Any]) -> dict[str, Any]:
+def check_source(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     from penguins.data.changes import check_data
+    from penguins.data.folders import file_below
     from penguins.data.source import check_source as check
 
-    _registry().remove_run_folders()
-    source = check(Path(__file__).parent / params["csv_path"], test_size=params["test_size"])
+    if unknown := sorted(set(dag_run.conf or {}) - set(dag.params)):
+        raise ValueError(f"unknown params: {', '.join(unknown)}. Known: {', '.join(dag.params)}. Nothing was dropped")
+    registry = _registry()
+    registry.remove_run_folders()
+    path = file_below(params["csv_path"], Path(__file__).parent, registry.root / "incoming")
+    source = check(path, test_size=params["test_size"])
     log.info(f"{source.path}: {source.rows} rows match the schema; by class, with a measurement: {source.class_counts}")
     if serving := _serving_manifest():
         check_data(source, serving, min_rows_share=params["min_rows_share"])
@@ -123,8 +137,6 @@ def load_raw_data(ti: Any) -> int:
 
 
 def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
     from penguins.data.drift import drift_of
     from penguins.data.source import Source
     from penguins.training.pipeline import clean, split
@@ -132,26 +144,22 @@ def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     raw = _warehouse().read(Source(**ti.xcom_pull(task_ids="check_source")))
     cleaned = clean(raw)
     train, test = split(cleaned, test_size=params["test_size"], random_state=params["random_state"])
-    folder = _registry().run_folder(run_id)
-    pq.write_table(train, folder / "train.parquet")
-    pq.write_table(test, folder / "test.parquet")
+    files = _files(run_id)
+    files.write_table("train.parquet", train)
+    files.write_table("test.parquet", test)
     rows = {"raw": raw.num_rows, "clean": cleaned.num_rows, "train": train.num_rows, "test": test.num_rows}
     missing = {name: raw[name].null_count for name in raw.column_names}
     log.info(f"rows: {rows}; missing values: {missing}")
     drift = drift_of(train, serving) if (serving := _serving_manifest()) else None
     log.info(f"drift of the training rows: {drift}")
-    return {"rows": rows, "missing": missing, "drift": drift}
+    return {"rows": rows, "missing": missing, "drift": drift, "files": files.sums}
 
 
-def train(params: dict[str, Any], run_id: str) -> dict[str, Any]:
-    import hashlib
-
-    import pyarrow.parquet as pq
-
+def train(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     from penguins.training.pipeline import build_pipeline, fit
 
-    folder = _registry().run_folder(run_id)
-    rows = pq.read_table(folder / "train.parquet")
+    files = _files(run_id, ti.xcom_pull(task_ids="preprocess"))
+    rows = files.read_table("train.parquet")
     pipeline = build_pipeline(
         n_estimators=params["n_estimators"],
         max_samples=params["max_samples"],
@@ -159,33 +167,33 @@ def train(params: dict[str, Any], run_id: str) -> dict[str, Any]:
         rows=rows.num_rows,
     )
     pickled = fit(pipeline, rows)
-    (folder / "model.pkl").write_bytes(pickled)
+    files.write("model.pkl", pickled)
     log.info(f"trained {params['n_estimators']} trees on {rows.num_rows} rows; the pickle has {len(pickled)} bytes")
-    return {"sha256": hashlib.sha256(pickled).hexdigest(), "size_bytes": len(pickled)}
+    return {"sha256": files.sums["model.pkl"], "size_bytes": len(pickled), "files": files.sums}
 
 
 def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     import json
 
-    import pyarrow.parquet as pq
-
     from penguins.evaluation.facts import evaluate
     from penguins.evaluation.gate import GateError
 
-    registry = _registry()
-    folder = registry.run_folder(run_id)
+    files = _files(run_id, ti.xcom_pull(task_ids="train"))
     facts = evaluate(
-        _trained_pickle(folder, ti),
-        pq.read_table(folder / "train.parquet"),
-        pq.read_table(folder / "test.parquet"),
-        registry=registry,
+        files.read("model.pkl"),
+        files.read_table("train.parquet"),
+        files.read_table("test.parquet"),
+        registry=_registry(),
         min_accuracy=params["min_accuracy"],
         max_accuracy_drop=params["max_accuracy_drop"],
         random_state=params["random_state"],
     )
-    (folder / "predictions.parquet").write_bytes(facts.pop("predictions"))
-    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    files.write("predictions.parquet", facts.pop("predictions"))
+    files.write("facts.json", json.dumps(facts).encode())
+    ti.xcom_push(key="files", value=files.sums)
     metrics, gate = facts["metrics"], facts["metrics"]["gate"]
+    for warning in metrics["warnings"]:
+        log.warning(warning)
     log.info(f"metrics: {json.dumps(metrics, indent=2)}")
     ti.xcom_push(key="gate", value=gate)
     if not gate["passed"]:
@@ -197,20 +205,34 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 
 
 def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) -> dict[str, Any]:
-    import json
     import shutil
+
+    registry = _registry()
+    files = _files(run_id, {"files": ti.xcom_pull(task_ids="validate", key="files")})
+    # An earlier attempt may have been killed after it had published.
+    manifest = registry.published_before(run_id, files.sums["model.pkl"], activate=params["activate"])
+    manifest = manifest or _publish(registry, files, params, run_id, ti)
+    shutil.rmtree(files.folder)
+    event = {"version": manifest["version"], "accuracy": manifest["metrics"]["accuracy"], "sha256": manifest["sha256"]}
+    outlet_events[MODEL].extra = event
+    log.info(f"published {event}")
+    if not params["activate"]:
+        ti.task.outlets = []  # no event, because no other model serves
+        log.info(f"it waits: `python -m penguins.registry activate {event['version']}` makes it serve")
+    return event
+
+
+def _publish(registry: Registry, files: RunFiles, params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
+    import json
     from functools import partial
 
     from penguins.report.page import accuracies, render
 
-    registry = _registry()
-    folder = registry.run_folder(run_id)
-    source = ti.xcom_pull(task_ids="check_source")
-    preprocessed = ti.xcom_pull(task_ids="preprocess")
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    source, preprocessed = ti.xcom_pull(task_ids="check_source"), ti.xcom_pull(task_ids="preprocess")
+    facts = json.loads(files.read("facts.json"))
     points = facts.pop("points")  # only for the report
-    manifest = registry.publish(
-        _trained_pickle(folder, ti),
+    return registry.publish(
+        files.read("model.pkl"),
         {
             **facts,
             "dag_run_id": run_id,
@@ -224,30 +246,9 @@ def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) ->
             "params": dict(params),
         },
         make_report=partial(render, points=points, earlier=accuracies(registry)),
-        predictions=(folder / "predictions.parquet").read_bytes(),
+        predictions=files.read("predictions.parquet"),
         activate=params["activate"],
     )
-    shutil.rmtree(folder)
-    event = {"version": manifest["version"], "accuracy": manifest["metrics"]["accuracy"], "sha256": manifest["sha256"]}
-    outlet_events[MODEL].extra = event
-    log.info(f"published {event}")
-    if not params["activate"]:
-        ti.task.outlets = []  # no event, because no other model serves
-        log.info(f"it waits: `python -m penguins.registry activate {event['version']}` makes it serve")
-    return event
-
-
-def _trained_pickle(folder: Path, ti: Any) -> bytes:
-    """Return the pickle that the train task wrote. Raise ValueError if the file has changed since."""
-    import hashlib
-
-    pickled = (folder / "model.pkl").read_bytes()
-    trained = ti.xcom_pull(task_ids="train")["sha256"]
-    if (actual := hashlib.sha256(pickled).hexdigest()) != trained:
-        raise ValueError(
-            f"the sha256 of {folder / 'model.pkl'} is {actual}, but the train task wrote {trained}: run it again"
-        )
-    return pickled
 
 
 with DAG(
@@ -263,6 +264,7 @@ with DAG(
         "retries": 3,
         "retry_delay": timedelta(seconds=20),
         "retry_policy": RETRY_LOST_DATABASE,
+        "execution_timeout": LONGEST_TASK,
     },
     params={
         "csv_path": Param(
@@ -270,7 +272,8 @@ with DAG(
             type="string",
             minLength=1,
             title="CSV file",
-            description="Path of the raw data on the worker: absolute, or relative to the DAG's folder.",
+            description="Path of the raw data on the worker, relative to the DAG's folder or absolute: in dags/, "
+            "models/incoming/ or a folder that DATA_FOLDERS names.",
             section="Data",
         ),
         "drop_foreign_tables": Param(

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,7 @@ class AirflowForTests:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
+            "DATA_FOLDERS": tempfile.gettempdir(),
             "MODELS_DIR": str(self.models),
             "MODEL_SIGNING_KEY_FILE": str(self.keys.private),
             "PYTHONPATH": str(ROOT / "plugins"),

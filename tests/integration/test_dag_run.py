@@ -127,6 +127,16 @@ def test_a_bad_file_leaves_the_table_and_the_model(
     assert registry_of(airflow).current() == serving
 
 
+def test_a_misspelt_param_fails_the_run_at_its_first_task(
+    airflow: AirflowForTests, first_version: str, tmp_path: Path
+) -> None:
+    run = airflow.run_dag(sqlite_in(tmp_path), csvpath="new.csv")
+    assert run.returncode != 0
+    assert "unknown params: csvpath. Known: csv_path, " in run.stdout
+    assert "task_id=drop_schema" not in run.stdout
+    assert registry_of(airflow).versions()[-1] == first_version
+
+
 def test_a_file_that_lost_most_rows_and_a_class_is_refused_before_anything_is_dropped(
     airflow: AirflowForTests, first_version: str, tmp_path: Path
 ) -> None:

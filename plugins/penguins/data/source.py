@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penguins.data.records import Lines, SourceError, check_header, records
+from penguins.files import opened
 from penguins.progress import Progress
 from penguins.schema import COLUMNS, MISSING, NUMBERS, TARGET, Category, Number
 
@@ -24,6 +26,7 @@ PROBLEMS_SHOWN = 20
 MIN_ROWS_PER_CLASS = 10
 ROWS_AT_ONCE = 10_000
 BYTES_AT_ONCE = 2**20
+LONGEST_LINE = 2**20  # bytes: one without an end would fill the memory
 VALUES_REMEMBERED = 100_000
 
 _TARGET = COLUMNS.index(TARGET)
@@ -104,11 +107,11 @@ def check_source(path: Path, test_size: float) -> Source:
     from penguins.data import vectorised  # Arrow, which the tasks that only need a `Source` do without
 
     try:
-        with path.open("rb") as file:
-            line_ending = "\r\n" if file.readline().endswith(b"\r\n") else "\n"
+        with opened(path, os.O_RDONLY) as file:
+            line_ending = "\r\n" if file.readline(LONGEST_LINE).endswith(b"\r\n") else "\n"
     except OSError as error:
         raise SourceError(
-            f"cannot read {path}: {error.strerror}. Set the param csv_path to the path of a CSV file."
+            f"cannot read {path}: {error.strerror or error}. Set the param csv_path to the path of a CSV file."
         ) from error
 
     sha256, line_count = _read_through(path)

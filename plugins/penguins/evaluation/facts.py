@@ -12,7 +12,7 @@ from penguins.data.drift import histograms, shortest_float
 from penguins.evaluation.comparison import compare_with_serving
 from penguins.evaluation.gate import Accuracy, judge
 from penguins.evaluation.inspection import inspect
-from penguins.evaluation.scores import predict_unseen, score
+from penguins.evaluation.scores import predict_unseen, score, warnings_of
 from penguins.inference import Model, golden_rows, library_versions, unpickle
 from penguins.registry import Registry
 from penguins.schema import FEATURES, Category, Number
@@ -58,7 +58,13 @@ def evaluate(
         max_accuracy_drop=max_accuracy_drop,
     )
     return {
-        "metrics": {**metrics, **extra_metrics, "headline": headline.facts(), "gate": asdict(gate)},
+        "metrics": {
+            **metrics,
+            **extra_metrics,
+            "headline": headline.facts(),
+            "gate": asdict(gate),
+            "warnings": warnings_of(metrics),
+        },
         "classes": classes,
         "rows": {"train": train.num_rows, "test": test.num_rows},
         "columns": [_described(c) for c in FEATURES],

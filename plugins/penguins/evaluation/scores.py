@@ -51,6 +51,29 @@ def score(pipeline: Pipeline, test: pa.Table) -> dict[str, Any]:
     }
 
 
+def warnings_of(metrics: dict[str, Any]) -> list[str]:
+    """Return what an accuracy does not tell: classes that are never found, and no gain over always saying the same.
+
+    Parameters
+    ----------
+    metrics : dict
+        From `score`.
+    """
+    rows = {name: found["rows"] for name, found in metrics["per_class"].items()}
+    warnings = [
+        f"the class {name} is never found: none of its {count} held-out rows is predicted as {name}"
+        for name, count in rows.items()
+        if count and not metrics["per_class"][name]["recall"]
+    ]
+    commonest = max(rows, key=lambda name: rows[name])
+    share = rows[commonest] / sum(rows.values())
+    if metrics["accuracy"] <= share:
+        warnings.append(
+            f"always answering {commonest} is right in {share:.4f} of the held-out rows; the model is no better"
+        )
+    return warnings
+
+
 def predicted_codes(pipeline: Pipeline, table: pa.Table) -> np.ndarray:
     """Return each row's predicted target as an index into the schema's values, predicted in pieces on every core."""
     progress = Progress("scored", table.num_rows)

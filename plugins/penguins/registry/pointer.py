@@ -21,8 +21,8 @@ from penguins.registry.names import NO_VERSION, is_version
 CURRENT, LAST = "current", ".last-pointer"
 LONGEST = 4 * KIBIBYTE
 WAY_IN = (
-    "Run `python -m penguins.registry activate VERSION` with the version that shall serve, or trigger the DAG "
-    "modelo_penguin: both sign the pointer."
+    "Trigger the DAG modelo_penguin, or run `python -m penguins.registry activate VERSION` with a version that "
+    "`verify` finds good: both sign the pointer."
 )
 
 

@@ -25,7 +25,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -139,7 +139,8 @@ class Registry:
         if not self.keys.verify(content, self._read(version, "manifest.sig", _LONGEST_SIGNATURE)):
             raise RegistryError(
                 f"version {version}: its signature does not match the public keys in {self.keys.public}. It was "
-                "changed after publishing, or signed with another key. Train again, or activate another version."
+                "changed after publishing, or signed with another key. Train again, or activate a version that "
+                "`verify` finds good."
             )
         try:
             manifest = json.loads(content)
@@ -179,7 +180,7 @@ class Registry:
         if (sha256 := hashlib.sha256(content).hexdigest()) != (expected := manifest[f"{prefix}sha256"]):
             raise RegistryError(
                 f"version {version}: the sha256 of its {what} is {sha256}, but the manifest says {expected}. "
-                "It was changed after publishing. Train again, or activate another version."
+                "It was changed after publishing. Train again, or activate a version that `verify` finds good."
             )
         return content
 
@@ -192,7 +193,7 @@ class Registry:
         except OSError as error:
             raise RegistryError(
                 f"version {version}: its {name} cannot be read: {reason(error)}. "
-                "Train again, or activate another version."
+                "Train again, or activate a version that `verify` finds good."
             ) from error
 
     def publish(
@@ -274,9 +275,32 @@ class Registry:
         if name != run_id or len(name.encode()) > _LONGEST_NAME:
             digest = hashlib.sha256(run_id.encode(errors="surrogatepass")).hexdigest()[:16]
             name = f"{name.encode()[: _LONGEST_NAME - len(digest) - 1].decode(errors='ignore')}-{digest}"
-        folder = self.root / "runs" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        runs = self.root / "runs"
+        for folder in (runs, runs / name):
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder.is_symlink():
+                raise RegistryError(f"{folder} is a symbolic link, which is not written through. Remove it.")
+        return runs / name
+
+    def published_before(self, run_id: str, sha256: str, *, activate: bool) -> dict[str, Any] | None:
+        """Return the manifest of the version that a run has published of this pickle, or None.
+
+        A publish that was killed in its last step may have left the pointer where it was: with `activate`, it is moved.
+        """
+        for version in self.versions():
+            with suppress(RegistryError):
+                manifest = self.manifest(version)
+                if (manifest["dag_run_id"], manifest["sha256"]) == (run_id, sha256):
+                    break
+        else:
+            return None
+        try:
+            serving = self.current()
+        except NoModelError:
+            serving = ""
+        if activate and serving < version:
+            self.activate(version)
+        return manifest
 
     def remove_run_folders(self) -> None:
         """Remove what finished and failed runs left behind."""

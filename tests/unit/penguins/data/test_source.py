@@ -147,7 +147,7 @@ def test_a_column_of_one_value_or_none_is_named(check: Check) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named_with_the_param(tmp_path: Path) -> None:
-    for path, said in ((tmp_path / "none.csv", "No such file"), (tmp_path, "Is a directory")):
+    for path, said in ((tmp_path / "none.csv", "No such file"), (tmp_path, "it is a folder, not a file")):
         with pytest.raises(SourceError, match=f"{said}.*csv_path") as caught:
             check_source(path, test_size=0.2)
         assert f"cannot read {path}: {said}" in str(caught.value)

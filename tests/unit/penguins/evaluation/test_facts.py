@@ -52,7 +52,7 @@ def test_the_facts_are_those_of_a_manifest_in_plain_json(trained: Trained) -> No
         *("importance", "calibration"),
     }
     assert facts["metrics"].keys() == {
-        *("accuracy", "macro_f1", "per_class", "confusion_matrix", "cross_validation", "headline", "gate")
+        *("accuracy", "macro_f1", "per_class", "confusion_matrix", "cross_validation", "headline", "gate", "warnings")
     }
     assert facts["classes"] == list(TARGET.values)
     assert facts["rows"] == {"train": 273, "test": 69}

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from models import Tables, fitted, with_random_labels
 from penguins.evaluation import scores as module
 from penguins.evaluation.predictions import ALL_KEYS
-from penguins.evaluation.scores import ROWS_TO_CROSS_VALIDATE, out_of_bag, predict_unseen, score
+from penguins.evaluation.scores import ROWS_TO_CROSS_VALIDATE, out_of_bag, predict_unseen, score, warnings_of
 from penguins.inference import unpickle
 from penguins.schema import NUMBERS, TARGET
 from penguins.training.pipeline import build_pipeline, feature_frame, fit, label_codes, row_keys
@@ -226,3 +226,15 @@ def test_the_out_of_bag_accuracy_of_two_classes_is_that_of_their_own_order(large
     two = large.filter(pc.not_equal(pc.cast(large[TARGET.name], pa.string()), "Adelie"))
     own = scikit_learns_own(two, max_samples=50)
     assert out_of_bag_accuracy(fitted(two, n_estimators=12, max_samples=50), two) == own.oob_score_ > 0.7
+
+
+def test_a_class_that_is_never_found_and_no_gain_over_the_commonest_are_warned_of() -> None:
+    def metrics(accuracy: float, **recalls: tuple[float, int]) -> dict[str, Any]:
+        per_class = {name: {"recall": recall, "rows": rows} for name, (recall, rows) in recalls.items()}
+        return {"accuracy": accuracy, "per_class": per_class}
+
+    assert warnings_of(metrics(0.97, zero=(1.0, 95), one=(0.4, 5))) == []
+    never, no_gain = warnings_of(metrics(0.95, zero=(1.0, 95), one=(0.0, 5)))
+    assert never.startswith("the class one is never found: none of its 5 held-out rows")
+    assert no_gain.startswith("always answering zero is right in 0.9500")
+    assert warnings_of(metrics(1.0, zero=(1.0, 95), one=(1.0, 5), absent=(0.0, 0))) == []

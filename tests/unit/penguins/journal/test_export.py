@@ -127,7 +127,7 @@ def test_what_cannot_be_exported_is_said(command: Command, tmp_path: Path, monke
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("a,b\n")
     before = target.read_text()
-    assert "the header is 'a','b'" in command(target, "--base", wrong)[2]
+    assert "the header is not that of this table: 0 of its names are there" in command(target, "--base", wrong)[2]
     assert f"{tmp_path}/none.csv: No such file" in command(target, "--base", tmp_path / "none.csv")[2]
     assert "none/all.csv.new: No such file" in command(tmp_path / "none" / "all.csv")[2]
     assert "none is no folder" in command("--dir", tmp_path / "none")[2]

@@ -137,7 +137,7 @@ def test_what_no_old_key_has_signed_is_not_signed_and_what_to_do_is_said(
     problems = old.init()
     assert [problem.split(":")[0] for problem in problems] == [f"version {FOURTH}", f"version {SECOND}"]
     assert "manifest.sig cannot be read: it is a folder" in problems[0]
-    assert "Train again, or activate another version" in problems[1]
+    assert "Train again, or activate a version that" in problems[1]
     assert not (old.root / SECOND / "manifest.sig").exists()
     with pytest.raises(RegistryError, match="its signature does not match the public keys"):
         old.current()
