@@ -131,7 +131,9 @@ def _wait_for_dags(airflow: Airflow, seconds: float = 120) -> None:
 @contextmanager
 def _airflow(env: dict[str, str], port: int, folder: Path) -> Iterator[tuple[Airflow, Processes]]:
     """An Airflow as `make run` starts it, with all its components but without the model API."""
-    airflow, processes = Airflow(f"http://127.0.0.1:{port}"), Processes(env, folder / "logs" / "components")
+    lock = (folder / "lock").open("w")
+    airflow = Airflow(f"http://127.0.0.1:{port}")
+    processes = Processes(env, lock.fileno(), folder / "logs" / "components")
     try:
         start_airflow(processes, airflow)
         start_triggerer(processes)
@@ -140,6 +142,7 @@ def _airflow(env: dict[str, str], port: int, folder: Path) -> Iterator[tuple[Air
         yield airflow, processes
     finally:
         processes.stop()
+        lock.close()
 
 
 def _idle_cpu(processes: Processes) -> float:

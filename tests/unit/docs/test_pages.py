@@ -28,7 +28,7 @@ MADE = {
     "models/runs/",
 }
 MADE |= {"predictions-<time>-<random>.csv", "feedback-<time>-<random>.csv", "/opt/airflow/dags/labelled.csv"}
-MADE |= {"app.conf", "dags/loans.csv", "make_loans.py", "loans.csv"}
+MADE |= {"models/incoming/", "app.conf", "dags/loans.csv", "make_loans.py", "loans.csv"}
 MADE |= {"dags/retrain_weekly.py", "dags/retrain_on_new_file.py", "dags/incoming/"}
 MADE |= {"incoming/penguins.csv", "../models/incoming/penguins.csv"}
 
