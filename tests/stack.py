@@ -79,7 +79,7 @@ class Stack:
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "COMPOSE_PROJECT_NAME": self.project,
         }
-        self.api = httpx2.Client(base_url=self.api_url, timeout=30)
+        self.api = httpx2.Client(base_url=self.api_url, timeout=60)
         self.password = "airflow"  # the tutorial's
 
     def compose(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
@@ -188,7 +188,7 @@ class Stack:
 
     def airflow(self) -> httpx2.Client:
         """Return a client of Airflow's REST API, logged in as the user airflow."""
-        client = httpx2.Client(base_url=self.airflow_url, timeout=60)
+        client = httpx2.Client(base_url=self.airflow_url, timeout=180)  # two stacks may be starting on two cores
         token = client.post("/auth/token", json={"username": "airflow", "password": self.password})
         client.headers["Authorization"] = f"Bearer {token.raise_for_status().json()['access_token']}"
         client.base_url = f"{self.airflow_url}/api/v2/"
@@ -222,7 +222,7 @@ class Stack:
             time.sleep(0.5)
         raise AssertionError(f"the run {run_id} is {state} after {seconds} s")
 
-    def wait_served(self, run_id: str, seconds: float = 30) -> dict[str, Any]:
+    def wait_served(self, run_id: str, seconds: float = 120) -> dict[str, Any]:
         """Return /model-info once the model of that run serves."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
