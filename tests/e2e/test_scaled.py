@@ -92,7 +92,7 @@ def wait_all_serve(stack: Stack, version: str, replicas: int = REPLICAS) -> None
         now = served(stack)
         return len(now) == replicas and set(now.values()) == {version}
 
-    stack.wait_until(f"{replicas} replicas serve {version}", all_do, 60)
+    stack.wait_until(f"{replicas} replicas serve {version}", all_do, 300)
 
 
 def test_only_the_load_balancer_and_prometheus_have_a_port_and_a_dask_worker_has_no_secret(scaled: Stack) -> None:

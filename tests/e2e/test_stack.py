@@ -56,7 +56,7 @@ def page(requests_to_others: list[str]) -> Iterator[Page]:
             headers = route.request.headers
             if route.request.is_navigation_request():
                 headers["sec-fetch-dest"] = "document"  # which Chromium adds itself, but later
-            route.fulfill(response=route.fetch(headers=headers, max_redirects=0))
+            route.fulfill(response=route.fetch(headers=headers, max_redirects=0, timeout=180_000))
         else:
             requests_to_others.append(route.request.url)
             route.abort()
@@ -69,8 +69,8 @@ def page(requests_to_others: list[str]) -> Iterator[Page]:
         context = browser.new_context(viewport={"width": 1400, "height": 900})
         context.route("**/*", only_here)
         page = context.new_page()
-        page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
+        page.set_default_timeout(120_000)
+        expect.set_options(timeout=120_000)
         yield page
         context.unroute_all(behavior="ignoreErrors")
         browser.close()
