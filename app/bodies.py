@@ -14,17 +14,16 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from app.errors import ERRORS_SHOWN
-from app.schemas import MAX_RECORDS, Record
+from app.schemas import MAX_RECORDS, RECORDS
 from penguins.schema import FEATURES
 
 MAX_VALUES = 200_000  # 10,000 records of 19 columns, which 4 MiB hold as well; parsed within 0.2 s
 MAX_FIELDS = len(FEATURES) + ERRORS_SHOWN
 PIECE_ROWS = max(1, 3000 // len(FEATURES))  # checked in a millisecond or two, then others get in between
-_records_of = TypeAdapter(list[Record]).validator.validate_python
 
 
 class _Envelope(BaseModel):
@@ -65,7 +64,7 @@ def checked(values: Sequence[Any], validate: Callable[[Sequence[Any]], list[Any]
     values : sequence
         As `parse` returns them.
     validate : callable
-        Validates a list of them, such as `TypeAdapter(list[Record]).validator.validate_python`.
+        Validates a list of them, such as `RECORDS.validate_python`.
     loc : str
         Where the values stand in the body.
 
@@ -87,8 +86,9 @@ def checked(values: Sequence[Any], validate: Callable[[Sequence[Any]], list[Any]
         try:
             found += validate(piece)
         except ValidationError as error:
-            found_here = error.errors(include_url=False)
-            faults += [{**fault, "loc": (*loc, start + fault["loc"][0], *fault["loc"][1:])} for fault in found_here]  # type: ignore[operator]
+            for fault in error.errors(include_url=False):
+                row, *field = fault["loc"]
+                faults.append({**fault, "loc": (*loc, start + int(row), *field)})
         if len(faults) > ERRORS_SHOWN:
             break
     if faults:
@@ -96,22 +96,26 @@ def checked(values: Sequence[Any], validate: Callable[[Sequence[Any]], list[Any]
     return found
 
 
+def refused(error: ValidationError, *loc: str, accepted: str = "") -> RequestValidationError:
+    """Return pydantic's errors as those of a request. `loc` is where in it the validated value stands."""
+    faults = error.errors(include_url=False)
+    return RequestValidationError(
+        [{**fault, "loc": (*loc, *fault["loc"]), "msg": fault["msg"] + accepted} for fault in faults]
+    )
+
+
 def batch_of(body: bytes) -> list[Any]:
     """Return the records of a body of POST /predict/batch, or raise as `parse` and `checked` do."""
-    given = parse(body)
-    if isinstance(given, dict):  # no more of them than a response shows
-        given = dict(islice(given.items(), MAX_FIELDS))
+    given, accepted = parse(body), f'. Accepted: {{"records": [...]}}, with 1 to {MAX_RECORDS} records'
+    if not isinstance(given, dict):
+        message = f"Input should be a JSON object{accepted}"
+        raise RequestValidationError([{"type": "dict_type", "loc": ("body",), "msg": message, "input": given}])
     try:
-        records = _Envelope.model_validate(given).records
+        # No more fields than a response shows.
+        records = _Envelope.model_validate(dict(islice(given.items(), MAX_FIELDS))).records
     except ValidationError as error:
-        raise RequestValidationError(_of_envelope(error)) from None
-    return checked(records, _records_of, "body", "records")
-
-
-def _of_envelope(error: ValidationError) -> list[dict[str, Any]]:
-    faults = error.errors(include_url=False)
-    how = f'. Accepted: {{"records": [...]}}, with 1 to {MAX_RECORDS} records'
-    return [{**fault, "loc": ("body", *fault["loc"]), "msg": fault["msg"] + how} for fault in faults]
+        raise refused(error, "body", accepted=accepted) from None
+    return checked(records, RECORDS.validate_python, "body", "records")
 
 
 def described(model: Any, example: Any = None, examples: dict[str, Any] | None = None) -> dict[str, Any]:

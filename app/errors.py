@@ -63,7 +63,8 @@ def add_error_handlers(app: FastAPI) -> None:
 def detail_of(errors: Sequence[Any]) -> list[dict[str, Any]]:
     """Return pydantic's errors as a response shows them: not too many, not too long, and with what is accepted."""
     detail = [
-        {key: _echo(value) for key, value in error.items()} | {"msg": error["msg"] + _accepted(error)}
+        {key: _echo(value) for key, value in error.items()}
+        | {"msg": error["msg"] + ("" if "Accepted: " in error["msg"] else _accepted(error))}
         for error in errors[:ERRORS_SHOWN]
     ]
     if (more := len(errors) - len(detail)) > 0:
@@ -75,7 +76,7 @@ def _accepted(error: Any) -> str:
     """Return what the schema accepts for the field, where pydantic's message leaves something out."""
     if error["loc"] == ("body",) and error["type"].endswith("_type"):
         return f". Accepted: one record, a JSON object. {_SEVERAL}"
-    if error["type"] == "extra_forbidden" and "Accepted" not in error["msg"]:
+    if error["type"] == "extra_forbidden":
         several = f". {_SEVERAL}" if error["loc"] == ("body", "records") else ""
         return f". Accepted: {', '.join(c.name for c in FEATURES)}{several}"
     if error["type"] == "json_invalid":

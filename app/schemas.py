@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, create_model, model_validator
 
 from penguins.schema import FEATURES, NUMBERS, TARGET, Category, Number
 
@@ -57,6 +57,7 @@ _VERSION: dict[str, Any] = {"model_version": (str, Field(description="The versio
 _FEATURES: dict[str, Any] = {c.name: _field(c) for c in FEATURES}
 
 Record: Any = create_model("Record", __base__=_Record, **_FEATURES)
+RECORDS: Any = TypeAdapter(list[Record]).validator
 Label: Any = create_model("Label", **_LABEL)
 Prediction: Any = create_model("Prediction", **_LABEL, **_VERSION)
 BatchPrediction: Any = create_model(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import to_json
 
 from app.bodies import checked, parse
 from app.errors import detail_of
 from app.inference_protocol.messages import InferenceRequest
 from app.inference_protocol.tensors import InferenceError, outputs_of, records_of, requested_outputs
-from app.schemas import Record
+from app.schemas import RECORDS
 from app.serving.model_server import Served
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ MODEL = "modelo_penguin"
 ERRORS_SHOWN = 10
 PIECE = 500  # rows at once: others get in between, as with a batch
 _request_of = InferenceRequest.__pydantic_validator__.validate_python
-_checked = TypeAdapter(list[Record]).validator.validate_python
 
 
 class Answer(NamedTuple):
@@ -54,7 +53,7 @@ def answer(body: bytes, json_bytes: str | None, served: Served, note: Note | Non
     try:
         request = _request_of(parse(head))
     except (RequestValidationError, ValidationError) as error:
-        raise InferenceError(_text(list(error.errors())[:ERRORS_SHOWN], error, _place)) from None
+        raise InferenceError(_text(error.errors(), _place)) from None
     binary = (request.parameters or {}).get("binary_data_output") is True
     requested = requested_outputs(request.outputs, binary=binary)
     records = _validated(records_of(request.inputs, behind))
@@ -83,9 +82,9 @@ def _split(body: bytes, json_bytes: str | None) -> tuple[bytes, memoryview | Non
 
 def _validated(rows: list[dict[str, Any]]) -> list[Any]:
     try:
-        return checked(rows, _checked)
+        return checked(rows, RECORDS.validate_python)
     except RequestValidationError as error:
-        raise InferenceError(_text(detail_of(error.errors()[:ERRORS_SHOWN]), error, _row)) from None
+        raise InferenceError(_text(error.errors(), _row)) from None
 
 
 def _place(fault: dict[str, Any]) -> str:
@@ -95,15 +94,13 @@ def _place(fault: dict[str, Any]) -> str:
 
 def _row(fault: dict[str, Any]) -> str:
     """Say what is wrong, in the words of a 422."""
+    (fault,) = detail_of([fault])
     row, *column = fault["loc"]
     came = f", not {fault['input']!r}" if column else ""
     return f"row {row}{''.join(f', {name}' for name in column)}: {fault['msg']}{came}"
 
 
-def _text(
-    faults: list[dict[str, Any]],
-    error: RequestValidationError | ValidationError,
-    say: Callable[[dict[str, Any]], str],
-) -> str:
-    more = len(error.errors()) - len(faults)
-    return "; ".join([*map(say, faults), *([f"and {more} or more others"] if more else [])])
+def _text(faults: Sequence[Any], say: Callable[[dict[str, Any]], str]) -> str:
+    said = [say(fault) for fault in faults[:ERRORS_SHOWN]]
+    more = len(faults) - len(said)
+    return "; ".join([*said, f"and {more} or more others"] if more else said)

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from app.bodies import checked, described, parse
+from app.bodies import checked, described, parse, refused
 from app.errors import ServiceError
 from app.journal.journal import Journal
 from app.journal.labels import after
@@ -112,8 +112,7 @@ def _given(body: bytes) -> Any:
         try:
             return _one(given)
         except ValidationError as error:
-            faults = [{**fault, "loc": ("body", "one", *fault["loc"])} for fault in error.errors(include_url=False)]
-            raise RequestValidationError(faults) from None
+            raise refused(error, "body", "one") from None
     if not 1 <= len(given) <= MAX_RECORDS:
         message = f"the list has {len(given)} labels; from 1 to {MAX_RECORDS} are accepted"
         raise RequestValidationError([{"type": "wrong_length", "loc": ("body", "list"), "msg": message, "input": None}])

@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from app.admission import RECORD_BYTES
-from app.schemas import MAX_RECORDS, Record
+from app.schemas import MAX_RECORDS, RECORDS
 from app.serving.model_server import Served
 from penguins.schema import TARGET
 
@@ -27,7 +26,7 @@ _ENVELOPE = re.compile(
     rb'[ \t\r\n]*\{[ \t\r\n]*"records"[ \t\r\n]*:[ \t\r\n]*\[(.*)\][ \t\r\n]*\}[ \t\r\n]*', re.DOTALL
 )
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
-_records_of = TypeAdapter(list[Record]).validator.validate_json
+_records_of = RECORDS.validate_json
 
 
 def answer_batch(body: bytearray, served: Served, note: Note | None = None) -> bytes:
