@@ -362,7 +362,7 @@ def test_no_body_takes_much_memory(registry: Registry, publish: Publish, start_p
 def test_many_readers_of_large_files_take_turns(service: Service, registry: Registry) -> None:
     """A manifest and a report as large as they may be, each asked for by many at once."""
     version = service.info()["version"]
-    (registry.root / version / "manifest.json").write_bytes(filled(b'{"a":[', b"{},", b"0]}")[: 2**21])
+    (registry.root / version / "manifest.json").write_bytes(4 * filled(b'{"a":[', b"{},", b"0]}"))
     (registry.root / version / "report.html").write_bytes(b"x" * 2**22)
     rest = peak(service.process.pid, anew=True)
     with ThreadPoolExecutor(20) as threads:

@@ -48,7 +48,7 @@ _FILES = {
     "report": ("report.html", "report_"),
     "predictions": ("predictions.parquet", "predictions_"),
 }
-_LONGEST_MANIFEST, _LONGEST_SIGNATURE = 2 * MEBIBYTE, 64
+_LONGEST_MANIFEST, _LONGEST_SIGNATURE = 16 * MEBIBYTE, 64
 _LONGEST_UNSIZED = 64 * MEBIBYTE  # older manifests do not say how long the report and the predictions are
 
 log = logging.getLogger(__name__)
