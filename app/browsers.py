@@ -13,29 +13,33 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 ASSETS = "/static-offline-docs"  # where fastapi-offline puts Swagger's files
-_INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_INLINE = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 def add_swagger(app: FastAPI, prefix: str) -> None:
     """Add Swagger's page at /. Its one inline script is allowed by its hash, and nothing comes from elsewhere."""
 
-    @app.get("/", include_in_schema=False)
-    async def swagger() -> HTMLResponse:
-        page = get_swagger_ui_html(
+    page = bytes(
+        get_swagger_ui_html(
             openapi_url=f"{prefix}{app.openapi_url}",
             title=f"{app.title} - Swagger UI",
             swagger_js_url=f"{prefix}{ASSETS}/swagger-ui-bundle.js",
             swagger_css_url=f"{prefix}{ASSETS}/swagger-ui.css",
             swagger_favicon_url=f"{prefix}{ASSETS}/favicon.png",
-        )
-        script = _INLINE.findall(bytes(page.body).decode())
-        hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in script)
-        page.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
-            "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        page.headers["X-Content-Type-Options"] = "nosniff"
-        return page
+        ).body
+    )
+    (script,) = _INLINE.findall(page)
+    script_hash = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    headers = {
+        "Content-Security-Policy": f"default-src 'none'; script-src 'self' 'sha256-{script_hash}'; "
+        "style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+    @app.get("/", include_in_schema=False)
+    async def swagger() -> HTMLResponse:
+        return HTMLResponse(page, headers=headers)
 
 
 class HeadAsGet:

@@ -83,11 +83,11 @@ def _registry() -> Registry:
     return Registry.from_environment()
 
 
-def _files(run_id: str, before: dict[str, Any] | None = None) -> RunFiles:
-    """Return the run's files. What the task before has returned tells their sha256."""
+def _files(run_id: str, sums: dict[str, str] | None = None) -> RunFiles:
+    """Return the run's files. `sums` are the sha256 that the task before has handed on."""
     from penguins.registry.run_files import RunFiles
 
-    return RunFiles(_registry().run_folder(run_id), before["files"] if before else None)
+    return RunFiles(_registry().run_folder(run_id), sums)
 
 
 def _serving_manifest() -> dict[str, Any] | None:
@@ -158,7 +158,7 @@ def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 def train(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     from penguins.training.pipeline import build_pipeline, fit
 
-    files = _files(run_id, ti.xcom_pull(task_ids="preprocess"))
+    files = _files(run_id, ti.xcom_pull(task_ids="preprocess")["files"])
     rows = files.read_table("train.parquet")
     pipeline = build_pipeline(
         n_estimators=params["n_estimators"],
@@ -178,7 +178,7 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     from penguins.evaluation.facts import evaluate
     from penguins.evaluation.gate import GateError
 
-    files = _files(run_id, ti.xcom_pull(task_ids="train"))
+    files = _files(run_id, ti.xcom_pull(task_ids="train")["files"])
     facts = evaluate(
         files.read("model.pkl"),
         files.read_table("train.parquet"),
@@ -208,7 +208,7 @@ def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) ->
     import shutil
 
     registry = _registry()
-    files = _files(run_id, {"files": ti.xcom_pull(task_ids="validate", key="files")})
+    files = _files(run_id, ti.xcom_pull(task_ids="validate", key="files"))
     # An earlier attempt may have been killed after it had published.
     manifest = registry.published_before(run_id, files.sums["model.pkl"], activate=params["activate"])
     manifest = manifest or _publish(registry, files, params, run_id, ti)

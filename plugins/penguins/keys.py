@@ -179,7 +179,7 @@ def _replace(path: Path, lines: list[str]) -> None:
         "".join(f"{line}\n" for line in lines).encode(),
         mode=stat.S_IMODE(path.stat().st_mode) if is_there else 0o640,
         # In the stack, root changes this file, and the folder says who reads it.
-        like=(path if is_there else path.parent).stat() if os.geteuid() == 0 else None,
+        like=(path if is_there else path.parent).stat(),
     )
 
 

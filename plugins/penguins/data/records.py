@@ -85,13 +85,14 @@ def check_header(path: Path, lines: Lines) -> None:
     _, header = next(records(path, lines), (1, None))
     names = [c.header for c in COLUMNS]
     found = [unicodedata.normalize("NFC", text) for text in header or ()]
-    if header is None or found != names:
-        actual = ",".join(map(repr, header or ()))
-        if header is None:
-            actual = "nothing: the file is empty"
-        elif not set(found) & set(names) or len(actual) > LONGEST_HEADER:  # then it may be anything, and is not told
-            actual = f"not that of this table: {len(set(found) & set(names))} of its names are there"
-        raise SourceError(f"{path}, line 1: the header is {actual}; expected {header_line()}")
+    if found == names:
+        return
+    actual, known = ",".join(map(repr, header or ())), len(set(found) & set(names))
+    if header is None:
+        actual = "nothing: the file is empty"
+    elif not known or len(actual) > LONGEST_HEADER:  # then it may be anything, and is not told
+        actual = f"not that of this table: {known} of its names are there"
+    raise SourceError(f"{path}, line 1: the header is {actual}; expected {header_line()}")
 
 
 def records(path: Path, lines: Lines, until: int | None = None) -> Iterator[tuple[int, list[str]]]:
