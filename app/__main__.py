@@ -8,9 +8,11 @@ import os
 import sys
 from contextlib import nullcontext
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from app import SHARED_FOLDER
 from app.connections import BOUNDS
@@ -33,6 +35,12 @@ def application() -> FastAPI:
     return app
 
 
+def said(fault: Any) -> str:
+    """Return one of pydantic's errors about the settings, in the words of whoever set them."""
+    name = str(fault["loc"][0])
+    return f"API_{name.upper()} is {fault['input']!r}: {fault['msg']}. {Settings.model_fields[name].description}"
+
+
 def check(settings: Settings) -> None:
     """End the process with one line if it could not do what was asked for: workers would be started again and again."""
     try:
@@ -53,7 +61,10 @@ def check(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.exit("\n".join(map(said, error.errors())))
     check(settings)
     # A single worker shares with nobody, and could not remove the folder: uvicorn re-raises the signal that stops it.
     with TemporaryDirectory(prefix="modelo_penguin-") if settings.workers > 1 else nullcontext() as folder:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pytest
 
 from penguins.data.digest import Digest, columns_of
 from penguins.data.source import Source, check_source
-from penguins.schema import CATEGORIES, COLUMNS, MISSING, NUMBERS, Number
+from penguins.data.warehouse import Warehouse, WarehouseError
+from penguins.schema import CATEGORIES, COLUMNS, MISSING, NUMBERS, TABLE, Number
 
 # Of the project's file in the raw table: what UPDATE ... SET takes, and the schema accepts.
 CHANGES = (
@@ -83,3 +85,20 @@ def spread(**changes: Any) -> dict[str, Any]:
     numbers = {c.name: {"edges": [0.0, 10.0, 20.0, 30.0], "counts": [20, 30, 50], "missing": 0} for c in NUMBERS}
     categories = {c.name: {"counts": {c.values[0]: 100}, "missing": 0} for c in CATEGORIES}
     return {**numbers, **categories, **changes}
+
+
+def check_that_a_change_is_refused(loaded: Warehouse, source: Source, change: str) -> None:
+    """Check that a table is not read once it was changed, and that both it and the file are named."""
+    with loaded.cursor() as cursor:
+        cursor.execute(f"UPDATE {TABLE} SET {change}")
+    with pytest.raises(WarehouseError, match=f"{TABLE} holds other values than were loaded") as caught:
+        loaded.read(source)
+    for said in (source.path, source.rows_sha256, "trigger the DAG again"):
+        assert said in str(caught.value)
+
+
+def check_that_spellings_are_read(warehouse: Warehouse, source: Source) -> None:
+    """Check that the rows of `many_spellings` are read as the check has read them."""
+    warehouse.create_raw_table()
+    warehouse.load(source)
+    assert warehouse.read(source).num_rows == 3000

@@ -48,6 +48,18 @@ def ports() -> dict[str, str]:
     return {"AIRFLOW_PORT": str(free_port()), "API_PORT": str(free_port())}
 
 
+def fresh_copy(copy: Path, folder: Path) -> None:
+    """Copy what git tracks of a copy that has run already."""
+    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+
+
+def with_service(folder: Path, copy: Path, program: str) -> Path:
+    """Make a fresh copy with another program in the place of the service."""
+    fresh_copy(copy, folder)
+    (folder / "app" / "__main__.py").write_text(program)
+    return folder
+
+
 def launch(start: Start, folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "MODEL"))}
     return start(sys.executable, "-m", "launcher", cwd=folder, env=inherited | env)
@@ -312,9 +324,7 @@ def test_what_a_killed_launcher_left_is_named_with_what_to_do_whatever_the_ports
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:
     """If its keeper is killed as well, nobody ends the others."""
-    folder = tmp_path / "p"
-    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
-    (folder / "app" / "__main__.py").write_text("import time\ntime.sleep(300)\n")
+    folder = with_service(tmp_path / "p", copy, "import time\ntime.sleep(300)\n")
     launcher = launch(start_process, folder, ports)
     output_until(launcher, "Preparing")
     (keeper,) = (p for p in psutil.Process(launcher.pid).children() if "launcher.keeper" in p.cmdline())
@@ -334,7 +344,7 @@ def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:
     folder = tmp_path / "p"
-    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    fresh_copy(copy, folder)
     (folder / "main.py").write_text(
         "import signal, sys\n"
         "from launcher import __main__ as launcher\n"
@@ -354,7 +364,7 @@ def test_what_an_older_release_signed_is_signed_anew_before_anything_starts_or_t
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:
     folder = tmp_path / "p"
-    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    fresh_copy(copy, folder)
     shutil.copytree(BEFORE_ED25519 / "models", folder / "models")
     (folder / "main.py").write_text(
         "import signal, sys\n"
@@ -388,7 +398,7 @@ def test_a_run_that_fails_ends_the_launcher_with_the_tasks_log(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:
     folder = tmp_path / "p"
-    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    fresh_copy(copy, folder)
     csv = folder / "dags" / "penguins_size.csv"
     csv.write_text(csv.read_text().replace("39.1", "thirty", 1))
     launcher = launch(start_process, folder, ports)
@@ -407,7 +417,7 @@ def test_a_run_that_fails_ends_the_launcher_with_the_tasks_log(
 def test_a_taken_port_is_said_before_anything_starts(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str], taken: str
 ) -> None:
-    shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    fresh_copy(copy, tmp_path / "p")
     with socket.socket() as other:
         other.bind(("127.0.0.1", int(ports[taken])))
         other.listen()
@@ -431,7 +441,7 @@ def test_a_taken_port_is_said_before_anything_starts(
 def test_settings_that_make_no_sense_are_said_before_anything_starts(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str], variables: dict[str, str], said: str
 ) -> None:
-    shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    fresh_copy(copy, tmp_path / "p")
     launcher = launch(start_process, tmp_path / "p", ports | variables)
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
@@ -442,7 +452,7 @@ def test_settings_that_make_no_sense_are_said_before_anything_starts(
 def test_a_mistake_in_the_declaration_is_one_line_and_nothing_starts(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:
-    shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns(".local", "models", "logs"))
+    fresh_copy(copy, tmp_path / "p")
     schema = tmp_path / "p" / "plugins" / "penguins" / "schema.py"
     schema.write_text(schema.read_text().replace("minimum=10,", "minimum=101,", 1))
     launcher = launch(start_process, tmp_path / "p", ports)
@@ -459,9 +469,7 @@ def test_a_mistake_in_the_declaration_is_one_line_and_nothing_starts(
 def test_a_program_that_dies_ends_the_launcher_with_its_log(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:
-    folder = tmp_path / "p"
-    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".local", "models", "logs"))
-    (folder / "app" / "__main__.py").write_text("raise SystemExit('the api broke')\n")
+    folder = with_service(tmp_path / "p", copy, "raise SystemExit('the api broke')\n")
     launcher = launch(start_process, folder, ports)
     output, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 1

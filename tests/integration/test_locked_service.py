@@ -152,6 +152,7 @@ def test_a_service_that_could_not_do_what_was_asked_for_says_so_in_a_line_and_en
         wrong = {
             "does not start without its lock: the keys": {"API_KEYS_FILE": str(tmp_path / "none")},
             f"API_METRICS_PORT is {port}, which cannot be used": {"API_METRICS_PORT": port},
+            "API_ROOT_PATH is 'penguins': ": {"API_ROOT_PATH": "penguins"},
         }
         ended = {
             said: subprocess.Popen(

@@ -27,7 +27,14 @@ from penguins.inference import Prediction
 from penguins.journal.files import HEADERS, PREDICTIONS, files
 from penguins.schema import COLUMNS, EXAMPLE, MISSING, NUMBERS, TABLE, TARGET
 from support import ROOT, connection_of, free_port
-from tables import CHANGES, digest_of, many_spellings, table_of
+from tables import (
+    CHANGES,
+    check_that_a_change_is_refused,
+    check_that_spellings_are_read,
+    digest_of,
+    many_spellings,
+    table_of,
+)
 
 CSV = Path(__file__).parents[2] / "dags" / "penguins_size.csv"
 SOURCE = check_source(CSV, test_size=0.2)
@@ -163,18 +170,11 @@ def test_a_table_that_was_emptied_since_the_load_is_refused(warehouse: Warehouse
 def test_rows_that_were_changed_since_the_load_are_refused(warehouse: Warehouse, change: str) -> None:
     warehouse.create_raw_table()
     warehouse.load(SOURCE)
-    query(warehouse, f"UPDATE {TABLE} SET {change}")
-    with pytest.raises(WarehouseError, match=f"{TABLE} holds other values than were loaded") as caught:
-        warehouse.read(SOURCE)
-    for said in (SOURCE.path, SOURCE.rows_sha256, "trigger the DAG again"):
-        assert said in str(caught.value)
+    check_that_a_change_is_refused(warehouse, SOURCE, change)
 
 
 def test_numbers_of_many_digits_are_read_as_the_check_read_them(warehouse: Warehouse, tmp_path: Path) -> None:
-    source = many_spellings(tmp_path / "x.csv")
-    warehouse.create_raw_table()
-    warehouse.load(source)
-    assert warehouse.read(source).num_rows == 3000
+    check_that_spellings_are_read(warehouse, many_spellings(tmp_path / "x.csv"))
 
 
 def test_an_unknown_category_is_refused_with_its_column_and_rule(warehouse: Warehouse) -> None:
