@@ -27,8 +27,11 @@ run: .venv/installed ## start Airflow on 8080 and the API on 8989, and train a f
 test: .venv/installed ## run every test that needs no Docker
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# One for two cores: beside another, a stack of sixteen services takes longer to answer than Airflow itself waits.
+STACKS = $$($(BIN)/python -c "import os; print(min(max(os.cpu_count() // 2, 1), 2))")
+
 e2e: .venv/installed ## test the stack in Docker, and the walkthrough in a browser
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/e2e
+	@$(BIN)/python -m pytest --numprocesses $(STACKS) --dist loadfile tests/e2e
 
 bench: .venv/installed ## benchmark serving, data and the DAG; PEERS=1 adds other model servers, SIZES=1 up to ten million rows, GATE=1 all gate trials
 	@PYTHONPATH=plugins $(BIN)/python -m benchmarks
