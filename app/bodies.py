@@ -87,8 +87,8 @@ def checked(values: Sequence[Any], validate: Callable[[Sequence[Any]], list[Any]
             found += validate(piece)
         except ValidationError as error:
             for fault in error.errors(include_url=False):
-                row, *field = fault["loc"]
-                faults.append({**fault, "loc": (*loc, start + int(row), *field)})
+                within, *field = fault["loc"]
+                faults.append({**fault, "loc": (*loc, start + int(within), *field)})
         if len(faults) > ERRORS_SHOWN:
             break
     if faults:
