@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
+from penguins.registry import RegistryError
 from penguins.schema import FEATURES
 
 ERRORS_SHOWN = 100
@@ -46,6 +47,10 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> JSONResponse:
         return JSONResponse(problem(request.scope, str(error)), error.status_code)
+
+    @app.exception_handler(RegistryError)
+    async def registry_error(request: Request, error: RegistryError) -> JSONResponse:
+        return JSONResponse(problem(request.scope, str(error)), 503)
 
     @app.exception_handler(StarletteHTTPException)
     async def http_error(request: Request, error: StarletteHTTPException) -> Response:

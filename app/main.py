@@ -55,6 +55,9 @@ DESCRIPTION = (
 NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "No model is ready yet. The body says what to do."}
 }
+UNREADABLE: dict[int | str, dict[str, Any]] = {
+    503: {"model": Problem, "description": "The folder of the models cannot be read."}
+}
 # By reference, because FastAPI would document the errors of an HTML route as HTML too.
 _PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 NO_REPORT: dict[int | str, dict[str, Any]] = {
@@ -155,7 +158,7 @@ def _add_routes(app: APIRouter) -> None:
             "rejected": Rejection(version=refused.version, reason=refused.reason) if refused else None,
         }
 
-    @app.get("/models", tags=["model"])
+    @app.get("/models", tags=["model"], responses=UNREADABLE)
     async def models(server: CurrentServer) -> list[Version]:
         """The published versions, newest first, which of them is serving, and which wait to be activated."""
         return await anyio.to_thread.run_sync(_versions, server, limiter=server.reads)

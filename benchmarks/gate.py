@@ -115,8 +115,7 @@ def _publish_base(folder: Path, number: int) -> None:
     registry.init()
     train, test = split(pq.read_table(folder / "table.parquet"), test_size=TEST_SIZE, random_state=number)
     pickled = pickle.dumps(_fit(train, TREES, number))
-    gate = {"min_accuracy": 0, "max_accuracy_drop": 1}
-    facts = evaluate(pickled, train, test, registry=registry, random_state=number, **gate)
+    facts = evaluate(pickled, train, test, registry=registry, random_state=number, min_accuracy=0, max_accuracy_drop=1)
     predictions, _ = facts.pop("predictions"), facts.pop("points")
     data = {"sha256": "", "rows": train.num_rows + test.num_rows}
     registry.publish(pickled, {**facts, "dag_run_id": "bench", "params": {}, "data": data}, predictions=predictions)

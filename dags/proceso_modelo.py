@@ -90,10 +90,10 @@ def _files(run_id: str, sums: dict[str, str] | None = None) -> RunFiles:
     return RunFiles(_registry().run_folder(run_id), sums)
 
 
-def _serving_manifest() -> dict[str, Any] | None:
+def _serving_manifest(params: dict[str, Any]) -> dict[str, Any] | None:
     from penguins.evaluation.comparison import serving_manifest
 
-    manifest, baseline = serving_manifest(_registry())
+    manifest, baseline = serving_manifest(_registry(), ignore_untrusted=params["ignore_untrusted_serving"])
     if manifest is None:
         log.warning(f"no comparison: {baseline.note}")
     return manifest
@@ -113,7 +113,7 @@ def check_source(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
     path = file_below(params["csv_path"], Path(__file__).parent, registry.root / "incoming")
     source = check(path, test_size=params["test_size"])
     log.info(f"{source.path}: {source.rows} rows match the schema; by class, with a measurement: {source.class_counts}")
-    if serving := _serving_manifest():
+    if serving := _serving_manifest(params):
         check_data(source, serving, min_rows_share=params["min_rows_share"])
     return asdict(source)
 
@@ -150,7 +150,7 @@ def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     rows = {"raw": raw.num_rows, "clean": cleaned.num_rows, "train": train.num_rows, "test": test.num_rows}
     missing = {name: raw[name].null_count for name in raw.column_names}
     log.info(f"rows: {rows}; missing values: {missing}")
-    drift = drift_of(train, serving) if (serving := _serving_manifest()) else None
+    drift = drift_of(train, serving) if (serving := _serving_manifest(params)) else None
     log.info(f"drift of the training rows: {drift}")
     return {"rows": rows, "missing": missing, "drift": drift, "files": files.sums}
 
@@ -187,6 +187,7 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
         min_accuracy=params["min_accuracy"],
         max_accuracy_drop=params["max_accuracy_drop"],
         random_state=params["random_state"],
+        ignore_untrusted=params["ignore_untrusted_serving"],
     )
     files.write("predictions.parquet", facts.pop("predictions"))
     files.write("facts.json", json.dumps(facts).encode())
@@ -345,6 +346,14 @@ with DAG(
             maximum=1,
             title="Minimum share of rows",
             description="The run fails if the file has less than this share of the rows in the serving version's file.",
+            section="Gate",
+        ),
+        "ignore_untrusted_serving": Param(
+            False,
+            type="boolean",
+            title="Ignore an untrusted serving version",
+            description="Go on without a comparison if what serves was damaged, changed, or signed with a lost key. "
+            "Otherwise the run fails.",
             section="Gate",
         ),
         "activate": Param(

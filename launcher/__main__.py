@@ -41,17 +41,22 @@ if TYPE_CHECKING:
 
 
 def trained_version(registry: Registry) -> str | None:
-    """Return the current version if the API can serve it. Otherwise return None, and say what is wrong with it."""
+    """Return the current version if the API can serve it. Otherwise return None, and say what is wrong with it.
+
+    RegistryError if it cannot be trusted: then only a person can say that the next model need not be compared with it.
+    """
     from penguins.inference import ModelError, check_columns, check_libraries
     from penguins.registry import NoModelError, RegistryError
 
     try:
         serving = registry.current()
-        manifest, _ = registry.read(serving)
-        check_libraries(manifest)
-        check_columns(manifest)
     except NoModelError:
         return None
+    manifest = registry.manifest(serving)
+    try:
+        registry.read(serving)
+        check_libraries(manifest)
+        check_columns(manifest)
     except (RegistryError, ModelError) as error:
         say(f"The existing model cannot be used: {error}")
         return None
@@ -61,7 +66,6 @@ def trained_version(registry: Registry) -> str | None:
 def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dict[str, Any]) -> None:
     """Start everything in order, train a model if needed, and print where everything is."""
     from penguins.registry import Registry, RegistryError
-    from penguins.schema import EXAMPLE, TARGET
 
     registry = Registry.from_environment()
     try:
@@ -73,14 +77,34 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
     start_airflow(processes, airflow)
     say(f"Airflow is healthy; connection {CONNECTION_ID} ({connection['conn_type']}): {airflow.connect(connection)}")
 
-    if not (serving := trained_version(registry)):
-        wait_until(f"finding the DAG {DAG_ID}", airflow.has_dag, processes, SECONDS_TO_START)
-        run_id = airflow.trigger()
-        say(f"Training: run {run_id} of {DAG_ID}")
-        airflow.follow(run_id, processes)
-        serving = registry.current()
+    try:
+        if not (serving := trained_version(registry)):
+            wait_until(f"finding the DAG {DAG_ID}", airflow.has_dag, processes, SECONDS_TO_START)
+            run_id = airflow.trigger()
+            say(f"Training: run {run_id} of {DAG_ID}")
+            airflow.follow(run_id, processes)
+            serving = registry.current()
+    except RegistryError as error:
+        say(f"Nothing is trained, because what serves cannot be trusted: {error}")
+        serving = None
     # Last, because no task of this DAG needs it. Without it, Airflow's home page shows the triggerer in red.
     start_triggerer(processes)
+    if serving:
+        show(registry.manifest(serving), processes, api_url)
+    print(
+        f"\n  Airflow      {airflow.url}   ({USER} / {PASSWORD})"
+        f"\n  API          {api_url}   (Swagger UI)"
+        f"\n  model        {api_url}/model-info"
+        f"\n  report       {api_url}/report"
+        f"\n  logs         {COMPONENT_LOGS.parent}"
+        "\n\n  Ctrl-C stops it all.\n",
+        flush=True,
+    )
+
+
+def show(facts: dict[str, Any], processes: Processes, api_url: str) -> None:
+    """Wait until the API serves the version of this manifest, and print what it is and what it says."""
+    from penguins.schema import EXAMPLE, TARGET
 
     api = httpx2.Client(base_url=api_url, trust_env=False, timeout=30)
 
@@ -88,12 +112,12 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
 
     def served() -> bool:
         response = api.get("/health/ready" if locked else "/model-info")
-        return response.is_success and (locked or response.json()["version"] == serving)
+        return response.is_success and (locked or response.json()["version"] == facts["version"])
 
-    wait_until(f"loading version {serving} into the API", served, processes, 60)
-    facts = registry.manifest(serving)
+    wait_until(f"loading version {facts['version']} into the API", served, processes, 60)
     held_out, headline = facts["rows"]["test"], facts["metrics"].get("headline")  # older versions have none
-    say(f"The API serves version {serving}: accuracy {facts['metrics']['accuracy']:.4f} on {held_out} held-out rows")
+    accuracy = f"accuracy {facts['metrics']['accuracy']:.4f} on {held_out} held-out rows"
+    say(f"The API serves version {facts['version']}: {accuracy}")
     if headline:
         low, high = headline["interval"]
         say(
@@ -107,15 +131,6 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
         label = answer[TARGET.name]
         say(f"A sample record: {json.dumps(EXAMPLE)}")
         say(f"  is {label}, with probability {answer['probabilities'][label]:.2f}")
-    print(
-        f"\n  Airflow      {airflow.url}   ({USER} / {PASSWORD})"
-        f"\n  API          {api_url}   (Swagger UI)"
-        f"\n  model        {api_url}/model-info"
-        f"\n  report       {api_url}/report"
-        f"\n  logs         {COMPONENT_LOGS.parent}"
-        "\n\n  Ctrl-C stops it all.\n",
-        flush=True,
-    )
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class ModelServer:
         # A step that may hang has `look.allow` before it and after it: what was given up must change nothing here.
         version = problem = None
         try:
-            pointer = self.registry.pointer(seen=self._pointer)
+            pointer, problem = self.registry.pointer(seen=self._pointer)
             look.allow()
             self._pointer, version = pointer, pointer.current
         except RegistryError as error:  # no pointer, or one that cannot be trusted: the serving model stays
@@ -139,19 +139,22 @@ class ModelServer:
                 self._refuse("current", str(error))
             if self.served or self.refused:
                 problem = str(error)
-        if version is not None and not self._is_known(version):
+        if version is not None and not self._is_known(version, problem):
             if self.refused is None or self.refused.version != version:  # else the reason is still the one to give
                 now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
                 self._not_ready = f"version {version} was published, and has been loading since {now}: ask again"
             self._swap_in(version, look)
+        if problem and version and not (self.refused and self.refused.version == version):
+            self._refuse("current", problem)  # its copy counts
         if self.served is None and self.refused is not None and time.monotonic() >= self._retry_older_at:
             self._swap_in_newest_good(look)
             self._retry_older_at = time.monotonic() + self._retry_seconds
         self.looks.saw(problem)
 
-    def _is_known(self, version: str) -> bool:
+    def _is_known(self, version: str, problem: str | None) -> bool:
         if self.served and self.served.version == version:
-            self.refused = None
+            if problem is None:
+                self.refused = None
             return True
         return bool(self.refused and self.refused.version == version and time.monotonic() < self._retry_at)
 
@@ -186,7 +189,11 @@ class ModelServer:
     def _swap_in_newest_good(self, look: Look) -> None:
         """Serve the newest good version while the current one is bad. `refused` keeps naming the bad one."""
         refused = self.refused
-        for version in self.registry.versions():
+        try:
+            versions = self.registry.versions()
+        except RegistryError:  # as the pointer's error says already
+            versions = []
+        for version in versions:
             look.allow()
             if refused and version != refused.version and not is_held_back(self.registry, version):
                 self._swap_in(version, look)

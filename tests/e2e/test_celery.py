@@ -74,3 +74,13 @@ def test_a_runs_tasks_go_to_more_than_one_worker(celery: Stack) -> None:
             break
     assert len(hosts) > 1
     assert celery.wait_served(run_id)["accuracy"] >= 0.95
+
+
+def test_workers_that_are_stopped_finish_their_tasks_first(celery: Stack) -> None:
+    run_id = celery.trigger(n_estimators=2000)  # which are scored for longer than the ten seconds before a kill
+    celery.wait_until("validate", lambda: celery.task(run_id, "validate")["state"] == "running")
+    celery.compose("stop", "airflow-worker")
+    validate = celery.task(run_id, "validate")
+    assert (validate["state"], validate["try_number"]) == ("success", 1)
+    celery.compose("start", "airflow-worker")
+    assert celery.wait_for_run(run_id) == "success"

@@ -271,3 +271,6 @@ def test_celery_workers_know_the_cluster_too() -> None:
         assert configured(*FILES[:4])[service]["environment"]["TRAIN_CLUSTER"] == DASK
         assert "TRAIN_CLUSTER" not in configured(FILES[0], FILES[2])[service]["environment"]
     assert "airflow-worker" not in configured(*FILES[:2])
+    with pytest.raises(subprocess.CalledProcessError) as refused:  # else no worker would start
+        configured(FILES[0], *FILES[2:0:-1])
+    assert b'undefined service "airflow-worker"' in refused.value.stderr

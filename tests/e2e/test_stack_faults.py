@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -89,6 +90,17 @@ def test_a_scheduler_killed_during_train_takes_the_run_up_again(stack: Stack) ->
     stack.wait_healthy("airflow-scheduler", started)
     assert stack.wait_for_run(run_id, seconds=400) == "success"
     assert stack.wait_served(run_id)["params"]["n_estimators"] == 2000
+
+
+def test_an_api_server_that_is_away_while_tasks_run_ends_none_of_them(stack: Stack) -> None:
+    run_id = stack.trigger(n_estimators=2000, min_rows_share=0)
+    stack.wait_until("train", lambda: stack.task(run_id, "train")["state"] == "running")
+    stack.compose("stop", "airflow-apiserver")
+    time.sleep(15)  # and as long again until it answers
+    stack.compose("up", "--detach", "--wait")
+    assert stack.wait_for_run(run_id, seconds=400) == "success"
+    tasks = stack.airflow().get(f"dags/modelo_penguin/dagRuns/{run_id}/taskInstances").json()["task_instances"]
+    assert {task["task_id"]: task["try_number"] for task in tasks if task["try_number"] > 1} == {}
 
 
 def test_postgres_killed_during_a_run_does_not_fail_it(stack: Stack) -> None:

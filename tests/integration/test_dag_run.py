@@ -137,6 +137,26 @@ def test_a_misspelt_param_fails_the_run_at_its_first_task(
     assert registry_of(airflow).versions()[-1] == first_version
 
 
+def test_damaged_pointers_fail_a_run_before_anything_is_dropped_unless_that_is_ignored(
+    airflow: AirflowForTests, first_version: str, tmp_path: Path
+) -> None:
+    pointers = [airflow.models / name for name in ("current", ".last-pointer")]
+    kept, published = [path.read_bytes() for path in pointers], registry_of(airflow).versions()
+    for path in pointers:
+        path.write_text("x\n")
+    refused = airflow.run_dag(sqlite_in(tmp_path))
+    assert refused.returncode != 0
+    assert "what serves cannot be trusted, so nothing can be compared with it" in refused.stdout
+    assert "task_id=drop_schema" not in refused.stdout
+    assert registry_of(airflow).versions() == published
+    ignored = airflow.run_dag(sqlite_in(tmp_path), ignore_untrusted_serving=True)
+    assert ignored.returncode == 0, ignored.stdout
+    assert "no comparison: the serving version cannot be trusted" in ignored.stdout
+    assert registry_of(airflow).current() not in published
+    for path, content in zip(pointers, kept, strict=True):  # as the other tests here expect
+        path.write_bytes(content)
+
+
 def test_a_file_that_lost_most_rows_and_a_class_is_refused_before_anything_is_dropped(
     airflow: AirflowForTests, first_version: str, tmp_path: Path
 ) -> None:

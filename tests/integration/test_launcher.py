@@ -394,6 +394,28 @@ def test_what_an_older_release_signed_is_signed_anew_before_anything_starts_or_t
     assert f"version {registry.versions()[-1]}: its manifest.sig cannot be read" in output
 
 
+def test_where_what_serves_cannot_be_trusted_nothing_is_trained_and_all_else_starts(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
+) -> None:
+    folder = tmp_path / "p"
+    fresh_copy(copy, folder)
+    (folder / "main.py").write_text(
+        "import signal, sys\n"
+        "from launcher import __main__ as launcher\n"
+        "launcher.start_airflow = lambda *_: None\n"
+        "launcher.Airflow.connect = lambda *_: ''\n"
+        "launcher.start_triggerer = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+        "sys.exit(launcher.main())\n"
+    )
+    (folder / "models").mkdir()
+    (folder / "models" / "current").write_text("x\n")
+    launcher = start_process(sys.executable, "main.py", cwd=folder, env={**os.environ, **ports})
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, output
+    assert "Nothing is trained, because what serves cannot be trusted: the first line of" in output
+    assert "ignore_untrusted_serving" in output
+
+
 def test_a_run_that_fails_ends_the_launcher_with_the_tasks_log(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:

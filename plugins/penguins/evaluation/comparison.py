@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from penguins.evaluation.scores import Unseen
 
 
-def serving_manifest(registry: Registry) -> tuple[dict[str, Any] | None, Baseline]:
+def serving_manifest(registry: Registry, *, ignore_untrusted: bool = False) -> tuple[dict[str, Any] | None, Baseline]:
     """Return the serving version's manifest; or None, and in the baseline why there is no comparison.
 
-    There are no other reasons: any other error fails the run.
+    Raises
+    ------
+    RegistryError
+        If the version that serves cannot be trusted. Without this, whoever damages it would switch the gate off. With
+        `ignore_untrusted` there is no comparison instead.
     """
     version = None
     try:
@@ -30,19 +34,28 @@ def serving_manifest(registry: Registry) -> tuple[dict[str, Any] | None, Baselin
     except NoModelError:
         return None, Baseline(outcome="first version", note="no version serves yet")
     except RegistryError as error:
-        return None, Baseline(version, note=f"the serving version cannot be trusted: {error}")
+        return None, Baseline(version, note=_untrusted(error, ignore=ignore_untrusted))
     except ModelError:
         note = f"this is the first version of this table; the serving version {version} was trained on another table"
         return None, Baseline(version, outcome="first version", note=note)
     return manifest, Baseline(version)
 
 
-def compare_with_serving(registry: Registry, unseen: Unseen) -> Baseline:
-    """Compare with the serving version on the rows that neither was trained on."""
+def _untrusted(error: RegistryError, *, ignore: bool) -> str:
+    if not ignore:
+        raise RegistryError(
+            "what serves cannot be trusted, so nothing can be compared with it, and nothing was published: "
+            f"{error} To go on without a comparison, trigger the run with ignore_untrusted_serving."
+        ) from error
+    return f"the serving version cannot be trusted: {error}"
+
+
+def compare_with_serving(registry: Registry, unseen: Unseen, *, ignore_untrusted: bool = False) -> Baseline:
+    """Compare with the serving version on the rows that neither was trained on. Raises as `serving_manifest`."""
     # Imports pyarrow and scikit-learn, which tasks that only read the serving version's manifest do not need.
     from penguins.evaluation.predictions import Predictions, compare_predictions
 
-    manifest, baseline = serving_manifest(registry)
+    manifest, baseline = serving_manifest(registry, ignore_untrusted=ignore_untrusted)
     if manifest is None:
         return baseline
     version, new = manifest["version"], unseen.predictions
@@ -52,7 +65,7 @@ def compare_with_serving(registry: Registry, unseen: Unseen) -> Baseline:
     try:
         kept = Predictions.from_bytes(registry.predictions(version))
     except RegistryError as error:
-        return Baseline(version, note=f"the serving version cannot be compared: {error}")
+        return Baseline(version, note=_untrusted(error, ignore=ignore_untrusted))
     comparison, unknown = compare_predictions(new, kept)
     rows = unseen.rows.take(np.flatnonzero(unknown))
     return Baseline(

@@ -1,7 +1,8 @@
 """The pointer `current`: first the version that serves, so that `head -1` shows it, then facts, then what signs both.
 
 The signature says that `publish` or `activate` wrote it. The counter says in which order: an older pointer that is put
-back has a valid signature, but a lower counter. `.last-pointer` is a copy, written after it, to compare it with.
+back has a valid signature, but a lower counter. `.last-pointer` is a copy, written after it: the newer one of the two
+counts, so that neither a damaged `current` nor an older one changes what serves.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from penguins.files import KIBIBYTE, flush_folder, read_file, write_file
-from penguins.registry.errors import NoModelError, RegistryError, reason
+from penguins.registry.errors import RegistryError, reason
 from penguins.registry.keys import Keys
 from penguins.registry.names import NO_VERSION, is_version
 
 CURRENT, LAST = "current", ".last-pointer"
 LONGEST = 4 * KIBIBYTE
 WAY_IN = (
-    "Trigger the DAG modelo_penguin, or run `python -m penguins.registry activate VERSION` with a version that "
-    "`verify` finds good: both sign the pointer."
+    "Run `python -m penguins.registry activate VERSION` with a version that `verify` finds good, or trigger the DAG "
+    "modelo_penguin with ignore_untrusted_serving: both sign the pointer."
 )
 
 
@@ -48,20 +49,35 @@ class Pointer:
     released: Collection[str] = ()
 
 
-def read_pointer(root: Path, keys: Keys, seen: Pointer | None = None) -> Pointer:
-    """Return the pointer to the serving version; `Registry.pointer` says what is raised."""
+def read_pointer(root: Path, keys: Keys, seen: Pointer | None = None) -> tuple[Pointer, str | None]:
+    """Return the pointer that counts, and what is wrong with `current` if that is not it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    RegistryError
+        If none is signed, or all are older than the one that was `seen`.
+    """
     last = _pointer_or_none(root / LAST, keys)  # first, because it is written last: it is never newer
     try:
         pointer = _pointer(root / CURRENT, keys)
-    except FileNotFoundError:
-        raise NoModelError(_nothing_serves(root)) from None
-    for later in (seen, last):
+        problem = None
+    except (FileNotFoundError, RegistryError) as error:
+        if last is None:
+            raise
+        pointer = last
+        problem = str(error) if isinstance(error, RegistryError) else f"{root / CURRENT} is missing. {WAY_IN}"
+    for later in (last, seen):
         if later and pointer.counter < later.counter:
-            raise RegistryError(
+            problem = problem or (
                 f"{root / CURRENT} names version {pointer.current}, activated at {pointer.activated_at}, but "
                 f"{later.current} was activated later, at {later.activated_at}: an older pointer was put back. {WAY_IN}"
             )
-    return pointer
+            if later is seen:
+                raise RegistryError(problem)
+            pointer = later
+    return pointer, problem
 
 
 def released_versions(root: Path, keys: Keys) -> set[str]:
@@ -94,13 +110,6 @@ def write_pointer(path: Path, keys: Keys, pointer: Pointer, staging_path: Callab
     write_file(written, content + b"\n%s\n" % keys.sign(content).hex().encode())
     written.replace(path)
     flush_folder(path.parent)
-
-
-def _nothing_serves(root: Path) -> str:
-    trigger = "trigger the DAG modelo_penguin"
-    if newest := max((path.name for path in root.glob("*") if is_version(path.name)), default=None):
-        return f"no version in {root} serves yet: run `python -m penguins.registry activate {newest}`, or {trigger}"
-    return f"there is no model in {root} yet: {trigger}"
 
 
 def _pointer(path: Path, keys: Keys) -> Pointer:

@@ -5,7 +5,7 @@ Layout of `MODELS_DIR`::
     <version>/model.pkl  report.html  predictions.parquet   immutable once visible
     <version>/manifest.json  manifest.sig                   their checksums and all other facts, and what signs these
     current                                                 the serving version on its first line, then its signature
-    .last-pointer                                           the same again: an older `current` that is put back shows
+    .last-pointer                                           the same again: the newer one of the two counts
     runs/<run_id>/                                          a run's working files
 
 Whoever may write there and has no private key can spoil a publish, but neither make the service open what was not
@@ -23,23 +23,25 @@ import logging
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from penguins.files import MEBIBYTE, RefusedError, flush_folder, open_lock, read_file, write_file
 from penguins.registry.errors import NoModelError, RegistryError, reason
 from penguins.registry.keys import Keys
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
-from penguins.registry.pointer import Pointer, move_pointer, read_pointer
+from penguins.registry.pointer import CURRENT, WAY_IN, Pointer, move_pointer, read_pointer
 from penguins.registry.upgrade import old_keys, sign_anew
 
 PROJECT = Path(__file__).resolve().parents[3]
 VERSIONS_KEPT = 10
+LOCK_SECONDS = 60
 _STAGING = ".staging-"
 _LONGEST_NAME = 200  # bytes; file systems take 255, some that encrypt 143
 # Each file of a version, and the beginning of the names of its checksum and size in the manifest.
@@ -52,6 +54,14 @@ _LONGEST_MANIFEST, _LONGEST_SIGNATURE = 16 * MEBIBYTE, 64
 _LONGEST_UNSIZED = 64 * MEBIBYTE  # older manifests do not say how long the report and the predictions are
 
 log = logging.getLogger(__name__)
+
+
+def _locked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _identity(what: str, content: bytes) -> dict[str, Any]:
@@ -100,7 +110,7 @@ class Registry:
         return problems
 
     def versions(self) -> list[str]:
-        """Return the versions, newest first. A link to a folder is none."""
+        """Return the versions, newest first. A link to a folder is none. RegistryError if the folder cannot be read."""
         return sorted((entry.name for entry in self._named_as_versions() if not entry.is_symlink()), reverse=True)
 
     def _named_as_versions(self) -> list[os.DirEntry[str]]:
@@ -109,14 +119,16 @@ class Registry:
             entries = [entry for entry in os.scandir(self.root) if is_version(entry.name)]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise RegistryError(f"{self.root} cannot be read: {reason(error)}") from error
         return [entry for entry in entries if entry.is_symlink() or entry.is_dir(follow_symlinks=False)]
 
     def current(self) -> str:
         """Return the serving version, or raise as `pointer` does."""
-        return self.pointer().current
+        return self.pointer()[0].current
 
-    def pointer(self, seen: Pointer | None = None) -> Pointer:
-        """Return the pointer to the serving version.
+    def pointer(self, seen: Pointer | None = None) -> tuple[Pointer, str | None]:
+        """Return the pointer to the serving version, and what is wrong with the file `current` if that is not it.
 
         Parameters
         ----------
@@ -129,9 +141,26 @@ class Registry:
         NoModelError
             Before the first publish, or the first activation.
         RegistryError
-            If it names no version, is not signed, or is older than another one.
+            If it is missing later on, names no version, is not signed, or is older than another one.
         """
-        return read_pointer(self.root, self.keys, seen)
+        try:
+            return read_pointer(self.root, self.keys, seen)
+        except FileNotFoundError:
+            pass
+        signed = list(self._signed())
+        if served := next((m["version"] for m in signed if m.get("activate", True)), None):
+            raise RegistryError(f"{self.root / CURRENT} is missing, although {served} was published to serve. {WAY_IN}")
+        trigger = "trigger the DAG modelo_penguin"
+        if signed:
+            activate = f"`python -m penguins.registry activate {signed[0]['version']}`"
+            raise NoModelError(f"no version in {self.root} serves yet: run {activate}, or {trigger}")
+        raise NoModelError(f"there is no model in {self.root} yet: {trigger}")
+
+    def _signed(self) -> Iterator[dict[str, Any]]:
+        """Yield the manifests that the keys verify, newest first."""
+        for version in self.versions():
+            with suppress(RegistryError):
+                yield self.manifest(version)
 
     def manifest(self, version: str) -> dict[str, Any]:
         """Return a version's manifest, or raise RegistryError if it is missing or none of the keys has signed it."""
@@ -287,19 +316,17 @@ class Registry:
 
         A publish that was killed in its last step may have left the pointer where it was: with `activate`, it is moved.
         """
-        for version in self.versions():
-            with suppress(RegistryError):
-                manifest = self.manifest(version)
-                if (manifest["dag_run_id"], manifest["sha256"]) == (run_id, sha256):
-                    break
+        for manifest in self._signed():
+            if (manifest["dag_run_id"], manifest["sha256"]) == (run_id, sha256):
+                break
         else:
             return None
         try:
             serving = self.current()
-        except NoModelError:
+        except RegistryError:
             serving = ""
-        if activate and serving < version:
-            self.activate(version)
+        if activate and serving < manifest["version"]:
+            self.activate(manifest["version"])
         return manifest
 
     def remove_run_folders(self) -> None:
@@ -317,15 +344,10 @@ class Registry:
         Only signed versions count, and none from the future.
         """
         now = datetime.now(UTC).replace(microsecond=0)
-        for version in self.versions():
-            if not now <= (time := time_of(version)) <= now + FUTURE:
-                continue
-            try:
-                self.manifest(version)
-            except RegistryError:
-                continue
-            now = time + timedelta(seconds=1)
-            break
+        for manifest in self._signed():
+            if now <= (taken := time_of(manifest["version"])) <= now + FUTURE:
+                now = taken + timedelta(seconds=1)
+                break
         while os.path.lexists(self.root / name_of(now, sha256)):  # what is not signed may have the name
             now += timedelta(seconds=1)
         return now
@@ -357,7 +379,10 @@ class Registry:
             serving = ""
         except RegistryError:  # nothing is removed while nobody knows what serves
             return
-        for version in self.versions()[VERSIONS_KEPT:]:
+        signed = [manifest["version"] for manifest in self._signed()]
+        others = [version for version in self.versions() if version not in signed]
+        # Each kind for itself: nobody can push signed versions out with folders that are only named so.
+        for version in (*signed[VERSIONS_KEPT:], *others[VERSIONS_KEPT:]):
             if version != serving:
                 # Renamed in one step, then removed as a leftover: a version is complete or does not exist.
                 (self.root / version).rename(self._staging_path())
@@ -381,7 +406,15 @@ class Registry:
         with ExitStack() as held:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
-                fcntl.flock(held.enter_context(open_lock(self.root / ".lock")), fcntl.LOCK_EX)
+                lock = held.enter_context(open_lock(self.root / ".lock"))
+                until = time.monotonic() + LOCK_SECONDS
+                while not _locked(lock):
+                    if time.monotonic() > until:
+                        raise RegistryError(
+                            f"{self.root / '.lock'} has been locked by another process for {LOCK_SECONDS} s, and a "
+                            "publish takes a second or two. `lslocks` names who holds it; end that, then try again."
+                        )
+                    time.sleep(0.05)
             except RefusedError as error:
                 raise RegistryError(f"{self.root / '.lock'} cannot be locked: {error}. Remove it.") from error
             except OSError as error:

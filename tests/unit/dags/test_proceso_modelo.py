@@ -100,6 +100,7 @@ def test_the_trigger_form_describes_every_param(dag: Any) -> None:
         "min_accuracy": 0.9,
         "max_accuracy_drop": 0.02,
         "min_rows_share": 0.5,
+        "ignore_untrusted_serving": False,
         "activate": True,
     }
     for name in dag.params:

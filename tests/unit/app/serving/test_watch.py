@@ -168,6 +168,28 @@ def test_an_older_or_unsigned_pointer_is_refused_by_name_also_by_a_service_that_
     assert (server.require().version, server.refused, server.looks.problem) == (first, None, None)
 
 
+def test_a_damaged_pointer_undoes_no_rollback_and_a_folder_that_cannot_be_listed_ends_no_look(
+    registry: Registry, publish: Publish
+) -> None:
+    first = publish()["version"]
+    publish()
+    registry.activate(first)
+    (registry.root / "current").write_text("x\n")
+    with TestClient(create_app(Settings(), registry)) as client:
+        info = client.get("/model-info").json()
+        assert (info["version"], info["rejected"]["version"]) == (first, "current")
+        assert "is not a version" in client.get("/health/ready").json()["registry"]
+        registry.root.rename(registry.root.with_name("away"))
+        registry.root.touch()
+        client.app.state.model_server.refresh()  # type: ignore[attr-defined]
+        answer = client.get("/models")
+        assert (answer.status_code, answer.json()["detail"]) == (
+            503,
+            f"{registry.root} cannot be read: Not a directory",
+        )
+        assert client.get("/model-info").json()["version"] == first
+
+
 def test_a_volume_that_hangs_from_the_start_is_said_instead_of_a_model(
     registry: Registry, publish: Publish, hang: Callable[[str], Any]
 ) -> None:

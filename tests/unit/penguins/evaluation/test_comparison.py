@@ -17,7 +17,7 @@ from penguins.evaluation.gate import MIN_ROWS, Baseline, Verdict, judge
 from penguins.evaluation.predictions import Predictions
 from penguins.evaluation.scores import Unseen, predict_unseen
 from penguins.inference import unpickle
-from penguins.registry import Registry
+from penguins.registry import NoModelError, Registry, RegistryError
 from penguins.training.pipeline import build_pipeline, fit, split
 from tables import frame_of, table_of
 
@@ -25,9 +25,11 @@ Trained = tuple[bytes, dict[str, Any]]
 Publish = Callable[[], dict[str, Any]]
 
 
-def gate_of(unseen: Unseen, registry: Registry, min_accuracy: float = 0.9) -> Verdict:
+def gate_of(
+    unseen: Unseen, registry: Registry, min_accuracy: float = 0.9, *, ignore_untrusted: bool = False
+) -> Verdict:
     """The gate's verdict as `evaluate` asks for it, without the model's other facts."""
-    baseline = compare_with_serving(registry, unseen)
+    baseline = compare_with_serving(registry, unseen, ignore_untrusted=ignore_untrusted)
     return judge(unseen.accuracy, baseline, min_accuracy=min_accuracy, max_accuracy_drop=0.02)
 
 
@@ -137,7 +139,8 @@ def remove_manifest(registry: Registry, version: str) -> None:
 
 
 def spoil_pointer(registry: Registry, version: str) -> None:
-    (registry.root / "current").write_text("../../etc")
+    for name in ("current", ".last-pointer"):
+        (registry.root / name).write_text("../../etc")
 
 
 def spoil_predictions(registry: Registry, version: str) -> None:
@@ -154,7 +157,7 @@ def spoil_predictions(registry: Registry, version: str) -> None:
         (spoil_predictions, "the sha256 of its predictions is"),
     ],
 )
-def test_why_the_serving_version_cannot_be_judged_is_said(
+def test_a_serving_version_that_cannot_be_trusted_ends_the_run_unless_that_is_ignored(
     unseen: Unseen,
     poor_unseen: Unseen,
     registry: Registry,
@@ -163,11 +166,14 @@ def test_why_the_serving_version_cannot_be_judged_is_said(
     said: str,
 ) -> None:
     spoil(registry, serving["version"])
-    gate = gate_of(unseen, registry)
+    with pytest.raises(RegistryError, match=f"{said}.*ignore_untrusted_serving") as caught:
+        gate_of(unseen, registry)
+    assert not isinstance(caught.value, NoModelError)
+    gate = gate_of(unseen, registry, ignore_untrusted=True)
     assert (gate.passed, gate.outcome, gate.comparison) == (True, "no comparison", None)
     assert "No comparison" in gate.reason
     assert said in gate.reason
-    assert not gate_of(poor_unseen, registry).passed  # min_accuracy holds
+    assert not gate_of(poor_unseen, registry, ignore_untrusted=True).passed  # min_accuracy holds
 
 
 def test_what_nobody_thought_of_fails_the_run_and_lets_no_model_in(

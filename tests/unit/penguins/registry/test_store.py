@@ -100,6 +100,7 @@ def test_before_the_first_publish_the_message_says_what_to_do(registry: Registry
 
 def test_a_pointer_to_no_version_is_refused_and_what_it_holds_is_not_said(registry: Registry, publish: Publish) -> None:
     publish()
+    (registry.root / ".last-pointer").unlink()  # which would count
     pointer = registry.root / "current"
     for content in (
         *("", "latest", "../../etc", f"{ABSENT}/..", f"../{ABSENT}"),
@@ -115,6 +116,7 @@ def test_a_pointer_to_no_version_is_refused_and_what_it_holds_is_not_said(regist
 
 def test_a_pointer_that_cannot_be_read_is_refused(registry: Registry, publish: Publish) -> None:
     publish()
+    (registry.root / ".last-pointer").unlink()
     pointer = registry.root / "current"
     pointer.write_bytes(b"\xff\xfe")
     with pytest.raises(RegistryError, match="current cannot be read"):
@@ -585,11 +587,11 @@ def make_versions(registry: Registry, year: int, count: int) -> list[str]:
 
 def test_the_ten_newest_versions_are_kept_and_all_else_is_left(registry: Registry, publish: Publish) -> None:
     assert VERSIONS_KEPT == 10
-    old = make_versions(registry, year=2020, count=12)
+    unsigned = [*make_versions(registry, year=2090, count=6), *make_versions(registry, year=2020, count=6)]
     (registry.root / "notes").mkdir()
     (registry.run_folder("run") / "train.parquet").write_bytes(b"")
-    version = publish()["version"]
-    assert registry.versions() == [version, *old[:9]]
+    published = [publish()["version"] for _ in range(12)]
+    assert registry.versions() == [*unsigned[:6], *published[:1:-1], *unsigned[6:10]]
     assert (registry.root / "notes").is_dir()
     assert (registry.root / "runs" / "run" / "train.parquet").exists()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from penguins.registry import PROJECT, Keys, Registry, RegistryError, pointer, store
+from penguins.registry import PROJECT, Keys, NoModelError, Pointer, Registry, RegistryError, pointer, store
 from penguins.registry.__main__ import main
 from penguins.registry.names import is_version, name_of
 
@@ -42,6 +42,14 @@ def outcome_of(use: Callable[[], Any]) -> str:
     thread.join(timeout=20)
     assert not thread.is_alive(), "it hangs"
     return said[0]
+
+
+def trusted_pointer(registry: Registry) -> Pointer:
+    """Return what the file `current` holds, whatever its copy would say."""
+    now, problem = registry.pointer()
+    if problem:
+        raise RegistryError(problem)
+    return now
 
 
 def fifo(path: Path, _: Registry) -> str:
@@ -80,7 +88,7 @@ def test_what_is_no_plain_file_is_refused_unread_and_nothing_of_the_key_is_said_
     version = registry.publish(*trained, make_report=lambda _: b"<p>", predictions=b"kept")["version"]
     inside = registry.root / version
     path, use = {
-        "current": (registry.root / "current", registry.current),
+        "current": (registry.root / "current", lambda: trusted_pointer(registry)),
         ".lock": (registry.root / ".lock", lambda: registry.activate(version)),
         "key": (registry.keys.private, lambda: registry.activate(version)),
         "key.pub": (registry.keys.public, lambda: registry.read(version)),
@@ -273,7 +281,7 @@ def test_a_pointer_that_is_unsigned_forged_or_older_is_refused_by_name_and_activ
     ):
         for way_in in (lambda: registry.activate(first), publish):
             path.write_text(content)
-            said_now = outcome_of(registry.current)
+            said_now = outcome_of(lambda: trusted_pointer(registry))
             assert f"names version {first}" in said_now, content
             assert said in said_now
             assert "python -m penguins.registry activate VERSION" in said_now
@@ -287,19 +295,86 @@ def test_a_reader_that_goes_on_refuses_a_whole_folder_that_is_put_back_and_the_c
     first = publish()["version"]
     shutil.copytree(registry.root, tmp_path / "saved")
     second = publish()["version"]
-    seen = registry.pointer()
+    seen = trusted_pointer(registry)
     shutil.rmtree(registry.root)
     (tmp_path / "saved").rename(registry.root)
     with pytest.raises(RegistryError, match=f"names version {first}.* but {second} was activated later"):
         registry.pointer(seen)
     registry.activate(first)
-    assert registry.pointer(seen).current == first
+    assert registry.pointer(seen)[0].current == first
     with monkeypatch.context() as patch:
         patch.setattr(pointer.time, "time_ns", lambda: (2**33) * 10**9)  # a clock that stood in 2242
         registry.activate(first)
-    seen = registry.pointer()
+    seen = trusted_pointer(registry)
     registry.activate(first)
-    assert registry.pointer(seen).counter == seen.counter + 1 > time.time() * 1000
+    assert registry.pointer(seen)[0].counter == seen.counter + 1 > time.time() * 1000
+
+
+def damage(path: Path, _: str) -> str:
+    path.write_text("x\n")
+    return "is not a version"
+
+
+def put_back(path: Path, older: str) -> str:
+    path.write_text(older)
+    return "an older pointer was put back"
+
+
+def remove(path: Path, _: str) -> str:
+    path.unlink()
+    return "is missing"
+
+
+@pytest.mark.parametrize("spoil", [damage, put_back, remove])
+def test_a_good_copy_counts_where_the_pointer_cannot_be_trusted_and_both_are_written_again(
+    registry: Registry, publish: Publish, trained: Trained, spoil: Callable[[Path, str], str]
+) -> None:
+    first, path = publish()["version"], registry.root / "current"
+    older = path.read_text()
+    second = publish()["version"]
+    registry.activate(first)  # a rollback, which must not be undone
+    said = spoil(path, older)
+    now, problem = registry.pointer()
+    assert (now.current, registry.current()) == (first, first)
+    assert f"{path} " in str(problem)
+    assert said in str(problem)
+    assert registry.versions() == [second, first]
+    registry.activate(first)
+    assert registry.pointer()[1] is None
+
+
+def test_pointers_that_are_gone_make_no_first_start(registry: Registry, publish: Publish, trained: Trained) -> None:
+    registry.publish(*trained, activate=False)
+    (registry.root / "99990101T000000Z-0123abcd").mkdir()
+    with pytest.raises(NoModelError, match=registry.versions()[1]):  # the one to activate is one that is signed
+        registry.current()
+    version = publish()["version"]
+    for name in ("current", ".last-pointer"):
+        (registry.root / name).unlink()
+    with pytest.raises(RegistryError, match=f"current is missing, although {version} was published to serve") as caught:
+        registry.current()
+    assert not isinstance(caught.value, NoModelError)
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_with_a_limit(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = publish()["version"]
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
+    with (registry.root / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        said = outcome_of(publish)
+    assert f"{registry.root / '.lock'} has been locked by another process for 0.2 s" in said
+    assert (registry.versions(), registry.current()) == ([version], version)
+    publish()
+
+
+def test_a_folder_that_cannot_be_listed_is_said(registry: Registry, publish: Publish, tmp_path: Path) -> None:
+    publish()
+    shutil.rmtree(registry.root)
+    registry.root.touch()
+    for use in (registry.versions, registry.current, publish):
+        assert str(registry.root) in outcome_of(use)
 
 
 def test_the_signature_of_a_pointer_signs_no_manifest(registry: Registry, publish: Publish) -> None:
