@@ -61,8 +61,9 @@ class Cluster:
     def start_workers(self, count: int, path: str = "") -> None:
         options = ("--no-nanny", "--nthreads=1")
         self.workers += [self._start("worker", self.address, *options, path=path) for _ in range(count)]
+        client = self.client  # waits for the scheduler, also where no worker is asked for
         if self.workers:
-            self.client.wait_for_workers(len(self.workers), timeout=SECONDS)
+            client.wait_for_workers(len(self.workers), timeout=SECONDS)
 
     def tasks_done(self) -> dict[int, int]:
         """Return how many batches of trees each living worker has grown, by process id."""
