@@ -16,11 +16,18 @@ from pydantic import ValidationError
 
 from app import SHARED_FOLDER
 from app.connections import BOUNDS
-from app.journal.writer import FolderError, prepare
+from app.journal.journal import Journal
 from app.main import create_app
+from app.monitoring.counts import Recorder
 from app.monitoring.port import bound_socket
 from app.settings import Settings
+from penguins.journal.tables import EXAMPLE_URL, URL, JournalError
 from penguins.keys import KeysError, read_keys
+
+JOURNAL_NOW = (
+    f"The journal is in a database now: set {URL}, for example to {EXAMPLE_URL}, and API_JOURNAL_ROWS for its size. "
+    "`python -m penguins.journal import DIR` takes the files over."
+)
 
 # At module level, because the workers import this module and skip the block under `if`.
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -50,11 +57,12 @@ def check(settings: Settings) -> None:
             sys.exit(f"API_METRICS_PORT and API_PORT are both {settings.port}; choose two different ones")
         if settings.metrics_port:
             bound_socket(settings.host, settings.metrics_port, shared=False).close()
-        if settings.journal_dir:
-            prepare(settings.journal_dir)
+        if old := [name for name in ("API_JOURNAL_DIR", "API_JOURNAL_MB") if os.environ.get(name)]:
+            sys.exit(f"{' and '.join(old)}: of an earlier release. {JOURNAL_NOW}")
+        Journal.of(settings, Recorder())
     except KeysError as error:
         sys.exit(f"the service does not start without its lock: {error}")
-    except FolderError as error:
+    except JournalError as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"API_METRICS_PORT is {settings.metrics_port}, which cannot be used: {error.strerror}")

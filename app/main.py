@@ -89,7 +89,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     journal = Journal.of(settings, server.recorder)
     metrics = Metrics(server, by_key=keys is not None, journal=journal is not None)
     if journal:
-        metrics.registry.register(FeedbackMetrics(journal.labels, server))
+        metrics.registry.register(FeedbackMetrics(journal.engine, server))
     port = MetricsPort.of(metrics, settings)
     parts: list[Any] = [part for part in (server, metrics, keys, journal, port) if part]
 

@@ -34,7 +34,12 @@ class Settings(BaseSettings):
         "", pattern=r"^(/[^/?#\s]+)*$", description="The prefix of the path behind a proxy, such as /penguins."
     )
     keys_file: Path | None = Field(None, description="The file of the API keys. Without one, no key is asked for.")
-    journal_dir: Path | None = Field(None, description="Folder of the journal. Without one, no prediction is kept.")
-    journal_days: int = Field(30, ge=1, description="Days for which the journal's files are kept.")
-    journal_mb: int = Field(256, ge=1, description="MiB that they may have together. The oldest go first.")
+    journal_url: str | None = Field(
+        None,
+        description="The journal's database, such as sqlite:////journal/journal.db. Without one, nothing is kept.",
+    )
+    journal_days: int = Field(30, ge=1, description="Days for which the journal's rows are kept.")
+    journal_rows: int = Field(
+        1_000_000, ge=1, description="Predictions, and labels, that are kept. The oldest go first."
+    )
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Port of /metrics, if not that of all else.")

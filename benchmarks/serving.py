@@ -245,7 +245,7 @@ def _locked(env: dict[str, str], folder: Path) -> tuple[Server, str]:
 
 def _noting(env: dict[str, str], folder: Path) -> Server:
     """Return the service with a journal."""
-    noting = _service({**env, "API_JOURNAL_DIR": str(folder / "journal")}, folder)
+    noting = _service({**env, "API_JOURNAL_URL": f"sqlite:///{folder}/journal.db"}, folder)
     noting.log = folder / "noting.log"
     return noting
 

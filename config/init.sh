@@ -36,9 +36,9 @@ chmod 755 .local "$public"
 find logs models ! -user "$AIRFLOW_UID" -exec chown "$AIRFLOW_UID:0" {} +
 chmod u+rwx,go+rx logs models
 
-# With docker-compose.journal.yaml: the API writes, and Airflow's group, which new files get as well, may read.
+# With docker-compose.journal.yaml: for the API's user, and its group, which Airflow's scheduler has there as well.
 if [[ -d /journal ]]; then
-  chown "$API_GID:0" /journal && chmod 2750 /journal
+  chown "$API_GID:$API_GID" /journal && chmod 2770 /journal
 fi
 
 # The key that signs models is Airflow's alone. The API has its public half.

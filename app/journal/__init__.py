@@ -1,1 +1,1 @@
-"""The journal of predictions, and what turned out to be true. Only with `API_JOURNAL_DIR`."""
+"""The journal of predictions, and what turned out to be true. Only with `API_JOURNAL_URL`."""

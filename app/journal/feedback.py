@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from time import time_ns
 from typing import Any, Literal
 
 import anyio
@@ -13,18 +11,20 @@ from anyio import sleep
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from sqlalchemy import delete, insert, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from app.bodies import checked, described, parse, refused
 from app.errors import ServiceError
 from app.journal.journal import Journal
-from app.journal.labels import after
-from app.journal.lookup import Row
 from app.schemas import BODY_ERRORS, INVALID, MAX_RECORDS, Problem, category
-from penguins.journal.files import DIRECTORY, encoded
-from penguins.schema import FEATURES, TARGET
+from penguins.journal.tables import ID, PREDICTED, SEQ, TIME, URL, VERSION, predictions
+from penguins.journal.tables import feedback as labels
+from penguins.schema import TARGET
 
 SECONDS_TO_WAIT = 0.75  # three times as long as the other workers and replicas take to write
-_FEATURES = len(FEATURES)
+Row = dict[str, Any]
+COMMON = [name for name in labels.c.keys() if name not in (SEQ, TARGET.name)]  # noqa: SIM118 - no dict
 Outcome = Literal["new", "repeated", "corrected", "unknown"]
 EXAMPLE = {"id": "0b5c8d1f2e3a4c5d-17", TARGET.name: TARGET.example}
 
@@ -52,22 +52,12 @@ class Results(BaseModel):
     results: list[Result] = Field(description="In the order of what was sent.")
 
 
-class NoJournalError(ServiceError):
-    """The service keeps no journal."""
+class FeedbackError(ServiceError):
+    """Nothing was kept: there is no journal, it has no such prediction, or it cannot be written."""
 
-    status_code = 404
-
-
-class UnknownIdError(ServiceError):
-    """No prediction in the journal has this id."""
-
-    status_code = 404
-
-
-class NotKeptError(ServiceError):
-    """The labels could not be written."""
-
-    status_code = 503
+    def __init__(self, status_code: int, text: str) -> None:
+        super().__init__(text)
+        self.status_code = status_code
 
 
 routes = APIRouter()
@@ -78,7 +68,7 @@ routes = APIRouter()
     tags=["feedback"],
     responses={
         **BODY_ERRORS,
-        404: {"model": Problem, "description": f"No prediction has this id, or {DIRECTORY} is not set."},
+        404: {"model": Problem, "description": f"No prediction has this id, or {URL} is not set."},
         422: {"description": "Validation Error", "content": INVALID},
         503: {"model": Problem, "description": "The labels could not be kept. Send them again."},
     },
@@ -90,19 +80,24 @@ async def feedback(request: Request) -> Results:
     """Say what was true about one earlier prediction, or about up to 10,000. Of two labels, the later one counts."""
     journal: Journal | None = request.app.state.journal
     if journal is None:
-        raise NoJournalError(f"this service keeps no journal of its predictions; set {DIRECTORY} to a folder for it")
+        raise FeedbackError(404, f"this service keeps no journal of its predictions; set {URL} to a database for it")
     given = await anyio.to_thread.run_sync(_given, await request.body(), limiter=request.app.state.model_server.batches)
     several: list[Any] = given if isinstance(given, list) else [given]
     truths = [(one.id, getattr(one, TARGET.name)) for one in several]
     _check_agreement(truths)
-    rows = await _find(journal, {prediction_id for prediction_id, _ in truths})
+    try:
+        rows = await _find(journal, {prediction_id for prediction_id, _ in truths})
+        results = await anyio.to_thread.run_sync(_keep, journal, truths, rows)
+    except SQLAlchemyError as error:
+        raise FeedbackError(503, f"nothing was kept: {getattr(error, 'orig', error)}. Send it again later") from error
     if not isinstance(given, list) and not rows:
-        raise UnknownIdError(
+        raise FeedbackError(
+            404,
             f"no prediction in the journal has the id {truths[0][0]!r}. It is the X-Request-ID of the answer, in a "
             "batch followed by / and the row, from 0. Rows appear within a second, and are kept for "
-            f"{journal.bounds.days} days, or until there are more than {journal.bounds.max_bytes >> 20} MiB"
+            f"{journal.days} days, or until there are more than {journal.max_rows:,}",
         )
-    return Results(results=await anyio.to_thread.run_sync(_keep, journal, truths, rows))
+    return Results(results=results)
 
 
 def _given(body: bytes) -> Any:
@@ -131,44 +126,51 @@ def _check_agreement(truths: Sequence[tuple[str, str]]) -> None:
 
 async def _find(journal: Journal, ids: set[str]) -> dict[str, Row]:
     """Return the rows of the predictions that are known. For others it waits once: another process may write them."""
-    await anyio.to_thread.run_sync(journal.flush)
-    rows = await anyio.to_thread.run_sync(journal.lookup.find, ids)
+    rows = await anyio.to_thread.run_sync(_known, journal, ids)
     if missing := ids - rows.keys():
         await sleep(SECONDS_TO_WAIT)
-        rows |= await anyio.to_thread.run_sync(journal.lookup.find, missing)
+        rows |= await anyio.to_thread.run_sync(_known, journal, missing)
     return rows
 
 
-_one_at_a_time = threading.Lock()
+def _known(journal: Journal, ids: set[str]) -> dict[str, Row]:
+    """Return what the tables say of ids: the later prediction of two, or earlier feedback where none is left."""
+    journal.flush()
+    journal.prepare()
+    rows: dict[str, Row] = {}
+    with journal.engine.connect() as connection:
+        for table in (labels, predictions):
+            columns = [table.c[name] for name in COMMON]
+            found = connection.execute(select(*columns).where(table.c[ID].in_(ids)).order_by(table.c[SEQ]))
+            rows |= {row[ID]: dict(row) for row in found.mappings()}
+    return {name: row for name, row in rows.items() if name in ids}  # no other spelling that a database takes for it
 
 
-def _keep(journal: Journal, truths: Sequence[tuple[str, str]], rows: dict[str, Row]) -> list[Result]:
-    """Write the labels that are new to disk, and return what became of each."""
-    with _one_at_a_time:
-        lines: list[list[str]] = []
-        results: list[Result] = []
-        told: set[str] = set()
-        try:
-            journal.labels.refresh()
-            for prediction_id, truth in truths:
-                if (row := rows.get(prediction_id)) is None:
-                    results.append(Result(id=prediction_id, outcome="unknown", predicted=None, model_version=None))
+def _keep(journal: Journal, truths: Sequence[tuple[str, str]], rows: dict[str, Row], tries: int = 3) -> list[Result]:
+    """Write the labels that are new, and return what became of each."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    results: list[Result] = []
+    new: dict[str, Row] = {}
+    try:
+        with journal.engine.begin() as connection:
+            query = select(labels.c[ID], labels.c[TARGET.name]).where(labels.c[ID].in_(rows))
+            last = {name: truth for name, truth in connection.execute(query)}  # noqa: C416 - mypy takes rows for no pairs
+            for name, truth in truths:
+                if not (row := rows.get(name)):
+                    results.append(Result(id=name, outcome="unknown", predicted=None, model_version=None))
                     continue
-                label = journal.labels.last(prediction_id)
-                outcome: Outcome = "corrected" if label else "new"
-                if prediction_id in told or (label and label.truth == truth):
+                outcome: Outcome = "corrected" if name in last else "new"
+                if name in new or last.get(name) == truth:
                     outcome = "repeated"
                 else:
-                    now = datetime.fromtimestamp(time_ns() / 1e9, UTC).replace(tzinfo=None)
-                    # A clock that went back must not make the earlier label the last one.
-                    time = max(now, after(label)) if label else now
-                    lines.append([time.isoformat(timespec="microseconds"), *row[1 : 4 + _FEATURES], truth])
-                told.add(prediction_id)
-                predicted, version = row[3 + _FEATURES], row[2]
-                results.append(Result(id=prediction_id, outcome=outcome, predicted=predicted, model_version=version))
-            if lines:
-                journal.feedback.append(encoded(lines), flush=True)
-                journal.labels.refresh()
-        except OSError as error:
-            raise NotKeptError(f"nothing was kept: {error.strerror}. Send it again later") from error
+                    # No label is older than its prediction, or it would go before it.
+                    new[name] = {**row, TIME: max(now, row[TIME]), TARGET.name: truth}
+                results.append(Result(id=name, outcome=outcome, predicted=row[PREDICTED], model_version=row[VERSION]))
+            if new:  # of two labels the later one counts, whatever the clock says
+                connection.execute(delete(labels).where(labels.c[ID].in_(new.keys() & last.keys())))
+                connection.execute(insert(labels), list(new.values()))
+    except IntegrityError:  # another process has kept one of them meanwhile
+        if tries == 1:
+            raise
+        return _keep(journal, truths, rows, tries - 1)
     return results

@@ -1,28 +1,25 @@
-"""The journal of this process: requests leave lines in a queue, and a thread writes them."""
+"""The journal of this process: requests leave rows in a queue, and a thread writes them."""
 
 from __future__ import annotations
 
 import logging
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from secrets import token_hex
-from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import to_json
+from sqlalchemy import Table, delete, insert, select
 from starlette.responses import Response
 
-from app.journal.labels import Labels
-from app.journal.lookup import Lookup
-from app.journal.writer import Appender, Bounds, Folder, prepare
-from penguins.files import MEBIBYTE
 from penguins.inference import Prediction, Record
-from penguins.journal.files import ABSENT, FEEDBACK, PREDICTIONS, as_text, encoded
-from penguins.schema import FEATURES, TARGET, Category
+from penguins.journal.tables import SEQ, TABLES, TIME, engine_of, file_of, make_file, make_tables, predictions
+from penguins.schema import FEATURES
 
 if TYPE_CHECKING:
     from app.monitoring.counts import Recorder
@@ -30,18 +27,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEADER = "X-Request-ID"
-_HEADER = HEADER.lower().encode()
-# No comma and no quote, so that a line's second value is the id as it is.
+HEADER = b"x-request-id"
 _ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _FEATURES = [c.name for c in FEATURES]
-SECONDS_TO_WRITE = 0.25
-SECONDS_TO_TIDY = 60
-SECONDS_TO_STOP = 5
-ROWS_AT_ONCE = 128  # made into lines within a third of a millisecond, with the code for it in the processor's cache
-MOST_PIECES = 100_000 // ROWS_AT_ONCE  # some 15 MB, when the disk hangs
-_NAMES = [*TARGET.values, *(value for c in FEATURES if isinstance(c, Category) for value in c.values)]
-_ARE_PLAIN = not re.search(r'[][",\\\x00-\x1f]', "".join(_NAMES))  # no name that CSV or JSON would quote
+SECONDS_TO_WRITE, SECONDS_TO_TIDY, SECONDS_TO_STOP = 0.25, 60, 5
+ROWS_AT_ONCE = 64  # requests wait a fifth of a millisecond for Python's lock
+MOST_ROWS = 100_000  # queued, some 30 MB, when the database is slow
+ROWS_TIDIED_AT_ONCE = 5_000  # others write in between
+DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 Row = tuple[int, str, int | None, str, Mapping[str, Any], Prediction]
 
 
@@ -52,116 +45,131 @@ class Note(NamedTuple):
     id: str
 
     def one(self, version: str, record: Record, prediction: Prediction) -> None:
-        self.journal.put((time_ns(), self.id, None, version, record, prediction))
+        self.journal.put((time.time_ns(), self.id, None, version, record, prediction))
 
     def many(self, version: str, records: Sequence[Record], predictions: Iterable[Prediction], first: int = 0) -> None:
         """Note rows of a batch. Each has the request's id and its place, which begin with `first`."""
-        now = time_ns()
+        now = time.time_ns()
         for place, (record, prediction) in enumerate(zip(records, predictions, strict=True), start=first):
             self.journal.put((now, self.id, place, version, record, prediction))
 
     @property
     def header(self) -> tuple[bytes, bytes]:
-        return _HEADER, self.id.encode()
+        return HEADER, self.id.encode()
 
     def echo(self, response: Response) -> None:
         response.raw_headers.append(self.header)
 
 
 class Journal:
-    """Writes what it is given to files in a folder, a few times a second. No request waits for that, or fails."""
+    """Writes what it is given to a database, a few times a second. No request waits for that, or fails."""
 
-    def __init__(self, path: Path, bounds: Bounds, recorder: Recorder) -> None:
-        self.path, self.bounds = path, bounds
-        self.labels, self.lookup = Labels(path), Lookup(path)
-        self._folder = Folder(path, bounds)
-        self._predictions = Appender(self._folder, PREDICTIONS)
-        self.feedback = Appender(self._folder, FEEDBACK)
+    def __init__(self, url: str, recorder: Recorder, *, days: int, max_rows: int) -> None:
+        self.engine, self.days, self.max_rows = engine_of(url), days, max_rows
         self._recorder = recorder
         self._rows: deque[Row] = deque()
-        self._lines: deque[tuple[int, bytes]] = deque()  # and how many rows they are
         self._prefix, self._number = token_hex(8), count()
-        self._formatting, self._writing = threading.Lock(), threading.Lock()
-        self._stop = threading.Event()
-        self._problem = ""
+        self._writing, self._stop = threading.Lock(), threading.Event()
+        self._has_tables, self._problem = False, ""
+        self._clock = Clock()
+        self._names = predictions.columns.keys()[1:]
+        self._insert = str(insert(predictions).values(dict.fromkeys(self._names)).compile(self.engine))
 
     @classmethod
     def of(cls, settings: Settings, recorder: Recorder) -> Journal | None:
-        """Return the journal that the settings ask for, if any."""
-        if not settings.journal_dir:
+        """Return the journal that the settings ask for, if any. JournalError if there cannot be one."""
+        if not settings.journal_url:
             return None
-        bounds = Bounds(settings.journal_days, settings.journal_mb * MEBIBYTE)
-        return cls(settings.journal_dir.absolute(), bounds, recorder)
+        journal = cls(settings.journal_url, recorder, days=settings.journal_days, max_rows=settings.journal_rows)
+        if path := file_of(journal.engine):
+            make_file(path)
+        return journal
 
     def note(self, headers: Iterable[tuple[bytes, bytes]]) -> Note:
         """Return a request's note, with the id that came, or one made here if none came that can be one."""
-        given = [value for name, value in headers if name == _HEADER]
+        given = [value for name, value in headers if name == HEADER]
         if len(given) == 1 and _ID.fullmatch(given[0]):
             return Note(self, given[0].decode())
         return Note(self, f"{self._prefix}-{next(self._number)}")
 
     def put(self, row: Row) -> None:
         """Queue a row to be written, or count it as lost if there are too many."""
-        if len(self._lines) >= MOST_PIECES:
+        if len(self._rows) < MOST_ROWS:
+            self._rows.append(row)
+        else:
             self._recorder.journal_lost(1)
-            return
-        self._rows.append(row)
-        if len(self._rows) >= ROWS_AT_ONCE:
-            self._format()
 
     def start(self) -> None:
-        prepare(self.path)
         self._stop.clear()
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is queued, unless the disk takes too long."""
+        """Write what is queued, unless the database takes too long."""
         self._stop.set()
         self._thread.join(SECONDS_TO_STOP)
+        self.engine.dispose()
+
+    def prepare(self) -> None:
+        """Make the tables, once."""
+        if not self._has_tables:
+            make_tables(self.engine)
+            self._has_tables = True
 
     def flush(self) -> None:
-        """Write what is queued now. Never raises: what cannot be written is lost, and counted."""
-        self._format()
+        """Write what is queued now, in one transaction. Never raises: what cannot be written is lost, and counted."""
         with self._writing:
-            for _ in range(len(self._lines)):
-                rows, lines = self._lines.popleft()
-                try:
-                    self._predictions.append(lines)
-                except Exception as error:  # the next ones may be written
-                    self._recorder.journal_lost(rows)
-                    self._say(f"predictions are lost, because {self.path} cannot be written to: {error}")
-                else:
-                    self._recorder.journal_written(rows)
-                    self._say("")
+            if not (rows := [self._rows.popleft() for _ in range(len(self._rows))]):
+                return
+            try:
+                self.prepare()
+                with self.engine.begin() as connection:
+                    for start in range(0, len(rows), ROWS_AT_ONCE):
+                        values: list[Any] = list(map(_values, rows[start : start + ROWS_AT_ONCE]))
+                        if not self.engine.dialect.positional:
+                            values = [dict(zip(self._names, one, strict=True)) for one in values]
+                        connection.exec_driver_sql(self._insert, values)  # a third of what `insert` itself takes
+            except Exception as error:  # the next ones may be written
+                self._recorder.journal_lost(len(rows))
+                self._say(f"predictions are lost, because the journal cannot be written: {error}")
+            else:
+                self._recorder.journal_written(len(rows))
+                self._say("")
 
-    def _format(self) -> None:
-        """Make lines of the rows, in the requests' threads: another would compete with them for Python's lock."""
-        with self._formatting:
-            if rows := [self._rows.popleft() for _ in range(len(self._rows))]:
-                self._lines.append((len(rows), _lines_of(rows)))
+    def tidy(self) -> None:
+        """Delete what is too old, if the clock can be trusted, and what is too much."""
+        self.prepare()
+        now = datetime.now(UTC).replace(tzinfo=None)
+        with self.engine.connect() as connection:
+            last = [select(table.c[TIME]).order_by(table.c[SEQ].desc()).limit(1) for table in TABLES]
+            times = [connection.scalar(query) for query in last]
+        steady = self._clock.is_steady(now, max((t for t in times if t), default=now))
+        for table in TABLES:
+            while self._tidied(table, now - timedelta(days=self.days) if steady else None):
+                pass
+
+    def _tidied(self, table: Table, oldest: datetime | None) -> bool:
+        """Delete some of the first rows. Say whether there may be more."""
+        seq = table.c[SEQ]
+        with self.engine.begin() as connection:
+            surplus = connection.scalar(select(seq).order_by(seq.desc()).offset(self.max_rows).limit(1)) or 0
+            first = connection.execute(select(seq, table.c[TIME]).order_by(seq).limit(ROWS_TIDIED_AT_ONCE))
+            gone = [number for number, then in first if number <= surplus or (oldest and then < oldest)]
+            if gone:
+                connection.execute(delete(table).where(seq.in_(gone)))
+        return len(gone) == ROWS_TIDIED_AT_ONCE
 
     def _write(self) -> None:
-        try:
-            self.labels.refresh()  # after a restart, before it is asked for
-        except OSError as error:
-            log.error("the feedback in %s cannot be read: %s", self.path, error)
-        while not self._stop.is_set():
-            self._stop.wait(SECONDS_TO_WRITE)
+        tidied = float("-inf")
+        while not self._stop.wait(SECONDS_TO_WRITE):
             self.flush()
-            self._look_after()
+            if time.monotonic() - tidied >= SECONDS_TO_TIDY:
+                tidied = time.monotonic()
+                try:
+                    self.tidy()
+                except Exception as error:  # it is tried again
+                    self._say(f"the journal cannot be tidied up: {error}")
         self.flush()
-        self._predictions.close()
-        self.feedback.close()
-
-    def _look_after(self) -> None:
-        """Let go of files that are over, and of what is too old, also while nobody asks for predictions."""
-        try:
-            for appender in (self._predictions, self.feedback):
-                appender.close_if_over()
-            self._folder.tidy_after(SECONDS_TO_TIDY)
-        except OSError as error:
-            self._say(f"{self.path} cannot be tidied up: {error}")
 
     def _say(self, problem: str) -> None:
         """Log a problem once, until there is none or another."""
@@ -172,19 +180,35 @@ class Journal:
         self._problem = problem
 
 
-def _lines_of(rows: Iterable[Row]) -> bytes:
-    values = list(map(_values, rows))
-    if not _ARE_PLAIN:
-        return encoded(values)
-    # JSON's lists are the same lines but for its brackets and quotes, and made in a third of the time.
-    return to_json(values)[2:-2].replace(b"],[", b"\n").replace(b'"', b"") + b"\n"
+class Clock:
+    """Says whether the clock can be trusted so far that rows are deleted for their age.
+
+    One that has jumped ahead would make all of them old. It may also have jumped while the service was off, which looks
+    as if nothing had been predicted for more than a day. In both cases, the clock has to go on evenly for a day first.
+    """
+
+    def __init__(self) -> None:
+        self._zero: datetime | None = None  # when the machine's own time began
+        self._even_since = -DAY
+
+    def is_steady(self, now: datetime, newest: datetime) -> bool:
+        """Judge the clock, at first by the time of the newest row, then by the time that has passed."""
+        passed = timedelta(seconds=time.monotonic())
+        expected, allowed = (newest, DAY) if self._zero is None else (self._zero + passed, MINUTE)
+        if abs(now - expected) > allowed:
+            self._even_since = passed
+        self._zero = now - passed
+        return passed - self._even_since >= DAY
 
 
 def _values(row: Row) -> tuple[Any, ...]:
     nanoseconds, request_id, place, version, record, (label, probabilities) = row
-    features = [record[name] for name in _FEATURES]
-    if None in features:
-        features = [ABSENT if value is None else value for value in features]
-    prediction_id = request_id if place is None else f"{request_id}/{place}"
-    found = [probabilities.get(name, ABSENT) for name in TARGET.values]
-    return (as_text(nanoseconds), prediction_id, version, *features, label, *found)
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return (
+        f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{rest // 1000:06d}",  # as SQLAlchemy has it
+        request_id if place is None else f"{request_id}/{place}",
+        version,
+        *[record[name] for name in _FEATURES],
+        label,
+        to_json(probabilities).decode(),
+    )

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.journal.labels import Labels
 from penguins.evaluation.gate import wilson
+from penguins.journal.tables import PREDICTED, SEQ, VERSION, feedback
 from penguins.schema import TARGET
 
 if TYPE_CHECKING:
@@ -19,30 +21,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "modelo_penguin_feedback"
+LABELS_COUNTED = 100_000  # the last ones: the interval is narrow by then, and a scrape must not take long
 
 
 class FeedbackMetrics(Collector):
-    """Accuracy over all classes and by class. All replicas read the same files, and say the same."""
+    """Accuracy over all classes and by class. All replicas ask the same database, and say the same."""
 
-    def __init__(self, labels: Labels, server: ModelServer) -> None:
-        self._labels = labels
+    def __init__(self, engine: Engine, server: ModelServer) -> None:
+        self._engine = engine
         self._server = server
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; `prometheus_client` calls this."""
-        try:
-            self._labels.refresh()
-        except OSError as error:  # the other metrics are wanted all the more
-            log.error("the feedback cannot be read: %s", error)
         served = self._server.served
-        version = served.version if served else None
-        labels, right, others = dict.fromkeys(TARGET.values, 0), dict.fromkeys(TARGET.values, 0), 0
-        for outcome, count in self._labels.counts().items():
-            if outcome.version != version:
-                others += count
-                continue
-            labels[outcome.truth] += count
-            right[outcome.truth] += count if outcome.predicted == outcome.truth else 0
+        try:
+            counts, others = outcomes(self._engine, served.version if served else "")
+        except SQLAlchemyError as error:  # the other metrics are wanted all the more
+            log.error("the feedback cannot be read: %s", error)
+            return
+        labels, right = dict.fromkeys(TARGET.values, 0), dict.fromkeys(TARGET.values, 0)
+        for (predicted, truth), count in counts.items():
+            labels[truth] += count
+            right[truth] += count if predicted == truth else 0
 
         yield GaugeMetricFamily(f"{NAME}_other_labels", "Labels of predictions by versions that do not serve", others)
         yield GaugeMetricFamily(f"{NAME}_labels", "Labels of the serving version's predictions", sum(labels.values()))
@@ -70,3 +70,27 @@ def _accuracy(
             lower.add_metric(values, low)
             upper.add_metric(values, high)
     yield from (share, lower, upper)
+
+
+def outcomes(engine: Engine, version: str) -> tuple[dict[tuple[str, str], int], int]:
+    """Return how often the version predicted a class where another, or the same, was true; and the others' labels.
+
+    Returns
+    -------
+    dict of (predicted, truth) to int
+        Of its last `LABELS_COUNTED` labels.
+    int
+        How many labels other versions have, as far as that.
+    """
+    columns, version_of = feedback.c, feedback.c[VERSION]
+    last = select(columns[PREDICTED], columns[TARGET.name]).where(version_of == version)
+    counted = last.order_by(columns[SEQ].desc()).limit(LABELS_COUNTED).subquery()
+    others = select(1).where(version_of != version).limit(LABELS_COUNTED).subquery()
+    with engine.connect() as connection:
+        found = connection.execute(
+            select(counted.c[0], counted.c[1], func.count()).group_by(counted.c[0], counted.c[1])
+        ).all()
+        return (
+            {(predicted, truth): count for predicted, truth, count in found if truth in TARGET.values},
+            connection.scalar(select(func.count()).select_from(others)) or 0,
+        )

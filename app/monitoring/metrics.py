@@ -118,7 +118,7 @@ class Metrics(Collector):
             )
             yield CounterMetricFamily(
                 "modelo_penguin_journal_rows_lost",
-                "Predictions that the journal lost: the disk was full, or too slow",
+                "Predictions that the journal lost: its database was away, full or too slow",
                 counts.journal_rows_lost,
             )
         yield GaugeMetricFamily(

@@ -7,8 +7,10 @@ a file holds.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,15 +37,24 @@ def read_file(path: Path, *, limit: int, follow_links: bool = False) -> bytes:
 
 
 @contextmanager
-def open_lock(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to lock it. It is created if necessary, and its content stays as it is."""
+def locked(path: Path, seconds: float) -> Iterator[None]:
+    """Hold the lock of a file, which is created if necessary, or raise TimeoutError."""
+    until = time.monotonic() + seconds
     with opened(path, os.O_RDWR | os.O_CREAT) as file:
         # In the stack it is root that rotates the key, and whoever owns the folder must be able to open this as well.
         with suppress(PermissionError):
             owner = path.parent.stat()
             if os.fstat(file.fileno()).st_uid != owner.st_uid:
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-        yield file
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError(f"{path} is locked by another process") from None
+            time.sleep(0.05)
+        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from penguins.journal.files import DIRECTORY
+from penguins.journal.tables import URL
 from penguins.registry import Registry
 from penguins.schema import Category, Number
 from support import OWN_TABLE, AirflowForTests, Service, code_blocks, connection_of, copy_project, declare, free_port
@@ -71,7 +71,7 @@ class Fork:
             "MODEL_PUBLIC_KEYS_FILE": str(self.airflow.keys.public),
             "PYTHONPATH": str(self.root / "plugins"),
             "API_PORT": str(port),
-            DIRECTORY: str(self.root / "journal"),
+            URL: f"sqlite:///{self.root}/journal.db",
         }
         process = self.start_process(sys.executable, "-m", "app", cwd=self.root, env=env)
         service = Service(process, port)

@@ -153,6 +153,11 @@ def test_a_service_that_could_not_do_what_was_asked_for_says_so_in_a_line_and_en
             "does not start without its lock: the keys": {"API_KEYS_FILE": str(tmp_path / "none")},
             f"API_METRICS_PORT is {port}, which cannot be used": {"API_METRICS_PORT": port},
             "API_ROOT_PATH is 'penguins': ": {"API_ROOT_PATH": "penguins"},
+            "API_JOURNAL_URL is no URL of a database": {"API_JOURNAL_URL": "journal.db"},
+            "API_JOURNAL_DIR and API_JOURNAL_MB: of an earlier release. The journal is in a database now": {
+                "API_JOURNAL_DIR": str(tmp_path),
+                "API_JOURNAL_MB": "1",
+            },
         }
         ended = {
             said: subprocess.Popen(

@@ -17,16 +17,11 @@ import connectorx
 import pytest
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 
-from app.journal.journal import Journal
-from app.journal.writer import Bounds
-from app.monitoring.counts import Recorder
 from penguins import progress
 from penguins.data.source import Source, check_source, read_records, sha256_of
 from penguins.data.warehouse import DatabaseLostError, LoadError, Warehouse, WarehouseError, open_warehouse
-from penguins.inference import Prediction
-from penguins.journal.files import HEADERS, PREDICTIONS, files
-from penguins.schema import COLUMNS, EXAMPLE, MISSING, NUMBERS, TABLE, TARGET
-from support import ROOT, connection_of, free_port
+from penguins.schema import COLUMNS, MISSING, TABLE
+from support import connection_of, free_port
 from tables import (
     CHANGES,
     check_that_a_change_is_refused,
@@ -402,24 +397,3 @@ def test_a_connection_that_is_cut_while_rows_come_is_a_lost_database(warehouse: 
         with pytest.raises(DatabaseLostError, match="went away while it was being read"):
             warehouse.read(source)
         assert cutting.result() == 1
-
-
-def test_mysql_reads_the_journal(warehouse: Warehouse, tmp_path: Path) -> None:
-    journal = Journal(tmp_path, Bounds(days=1, max_bytes=2**20), Recorder())
-    row = {**EXAMPLE, "sex": None}
-    journal.note([]).many("v", [EXAMPLE, row], [Prediction(TARGET.example, dict.fromkeys(TARGET.values, 0.5))] * 2)
-    journal.flush()
-    (file,) = files(tmp_path, PREDICTIONS)
-    columns = HEADERS[PREDICTIONS]
-    types = {name: "DOUBLE" for name in columns if name.startswith("probability") or name in {c.name for c in NUMBERS}}
-    declared = ", ".join(f"{c} {types.get(c, 'TEXT')}" for c in columns).replace("time TEXT", "time DATETIME(6)")
-    query(warehouse, f"CREATE TABLE predictions ({declared})")
-    loading = re.search(r"^LOAD DATA.*?;$", (ROOT / "docs" / "journal.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert loading
-    sql = re.sub(r"INFILE '[^']+'", f"INFILE '{file}'", loading[0]).removesuffix(";")
-    named = ", ".join("@sex" if name == "sex" else name for name in columns)
-    query(warehouse, f"{sql} ({named}) SET sex = NULLIF(@sex, 'NA')")
-    assert query(warehouse, "SHOW WARNINGS") == []
-    found = [dict(zip(columns, values, strict=True)) for values in query(warehouse, "SELECT * FROM predictions")]
-    assert [{name: one[name] for name in EXAMPLE} for one in found] == [EXAMPLE, row]
-    assert found[0]["time"].isoformat() in file.read_text()

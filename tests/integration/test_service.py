@@ -348,7 +348,7 @@ def peak(process: int, *, anew: bool = False) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process has had at most")
 def test_no_body_takes_much_memory(registry: Registry, publish: Publish, start_process: Start, tmp_path: Path) -> None:
-    service = serve(registry, publish, start_process, API_JOURNAL_DIR=str(tmp_path / "journal"))
+    service = serve(registry, publish, start_process, API_JOURNAL_URL=f"sqlite:///{tmp_path}/journal.db")
     rest = peak(service.process.pid, anew=True)
     for name, (path, body) in HOSTILE.items():
         answer = service.client.post(path, content=body, headers={"content-type": "application/json"})

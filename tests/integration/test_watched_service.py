@@ -55,7 +55,7 @@ def watched(
     port, own = free_port(), free_port()
     models = {"MODELS_DIR": str(registry.root), "MODEL_PUBLIC_KEYS_FILE": str(registry.keys.public)}
     env = os.environ | models | {"PYTHONPATH": str(ROOT / "plugins"), "API_PORT": str(port)}
-    env["API_JOURNAL_DIR"] = str(tmp_path / "journal")
+    env["API_JOURNAL_URL"] = f"sqlite:///{tmp_path}/journal.db"
     service = Service(start_process(sys.executable, "-m", "app", cwd=ROOT, env=env), port)
 
     config = yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text())

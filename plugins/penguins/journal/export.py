@@ -1,33 +1,39 @@
-"""The predictions whose truth is known, as rows of the DAG's CSV."""
+"""The journal's rows in files: as the DAG takes them, or whole tables. Memory does not grow with the journal."""
 
 from __future__ import annotations
 
 import csv
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
-from zlib import crc32
+from typing import IO, Any
+
+from sqlalchemy import Column, Engine, select
 
 from penguins.data.records import Lines, check_header, records
-from penguins.journal.files import FEEDBACK, HEADERS, encoded, files, is_of_other_columns, pieces, rows_of
-from penguins.schema import COLUMNS
+from penguins.journal.tables import SEQ, TABLES, feedback
+from penguins.schema import COLUMNS, MISSING
 
-# Rows of one part are in memory at once, in three times as many bytes.
-PART_BYTES = 16 * 2**20
-MOST_PARTS = 256  # open files; a part grows beyond 16 MiB from 4 GiB of feedback on
-_TIME, _ID = 0, 1
-_PLACES = [HEADERS[FEEDBACK].index(c.name) for c in COLUMNS]
+ABSENT = "NA" if "NA" in MISSING else next(iter(MISSING), "")
+ROWS_AT_ONCE = 10_000
+Columns = dict[str, Column[Any]]  # by their names in the file
 
 
-class JournalError(ValueError):
-    """There is no journal to read, or nothing in it."""
+def labelled() -> Columns:
+    """Return the columns of the DAG's CSV: one row for each prediction whose truth is known."""
+    return {c.header: feedback.c[c.name] for c in COLUMNS}
 
 
-def of_other_columns(folder: Path) -> list[Path]:
-    """Return the feedback that was given under another declaration of the columns, and is left out."""
-    return [path for path in files(folder, FEEDBACK) if is_of_other_columns(path, FEEDBACK)]
+def all_of(table: str) -> Columns:
+    """Return the columns of a table."""
+    return {c.name: c for one in TABLES if one.name == table for c in one.c if c.name != SEQ}
+
+
+def pieces(engine: Engine, columns: Columns) -> Iterator[Sequence[Any]]:
+    """Yield the rows in the order of arrival, some at a time."""
+    seq = next(iter(columns.values())).table.c[SEQ]
+    query = select(*columns.values()).order_by(seq).execution_options(yield_per=ROWS_AT_ONCE)
+    with engine.connect() as connection:
+        yield from connection.execute(query).partitions()
 
 
 def base_rows(path: Path) -> Iterator[list[str]]:
@@ -41,47 +47,39 @@ def base_rows(path: Path) -> Iterator[list[str]]:
             yield values
 
 
-def labelled_rows(folder: Path) -> Iterator[list[str]]:
-    """Yield one row for each prediction that feedback was given about, with the last truth, in the CSV's columns.
-
-    Memory does not grow with the journal: rows go into temporary files, those of an id into the same one, and these are
-    read one by one.
-    """
-    paths = files(folder, FEEDBACK)
-    parts = min(sum(path.stat().st_size for path in paths) // PART_BYTES + 1, MOST_PARTS)
-    with ExitStack() as stack:
-        parted = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(parts)]
-        for path in paths:
-            for _, lines in pieces(path, FEEDBACK):
-                _deal(rows_of(lines, FEEDBACK), parted)
-        for part in parted:
-            for row in _last_by_id(part):
-                yield [row[place] for place in _PLACES]
-
-
-def _deal(rows: Iterable[list[str]], parted: Sequence[IO[bytes]]) -> None:
-    dealt: dict[int, list[list[str]]] = {}
-    for row in rows:
-        dealt.setdefault(crc32(row[_ID].encode()) % len(parted), []).append(row)
-    for number, some in dealt.items():
-        parted[number].write(encoded(some))
-
-
-def _last_by_id(part: IO[bytes]) -> Iterator[list[str]]:
-    part.seek(0)
-    last: dict[str, tuple[str, bytes]] = {}
-    while lines := part.readlines(PART_BYTES // 16):
-        for row in rows_of(b"".join(lines), FEEDBACK):
-            if row[_ID] not in last or last[row[_ID]][0] < row[_TIME]:
-                last[row[_ID]] = row[_TIME], encoded([row])
-    for _, line in last.values():
-        yield from rows_of(line, FEEDBACK)
-
-
-def write_csv(file: IO[str], rows: Iterable[list[str]]) -> int:
-    """Write rows, and return how many they were."""
-    writer, count = csv.writer(file, lineterminator="\n"), 0
-    for row in rows:
+def write_csv(file: IO[str], engine: Engine, columns: Columns, base: Path | None) -> tuple[int, int]:
+    """Write the rows behind those of another CSV, and return how many these were and those."""
+    writer, before, count = csv.writer(file, lineterminator="\n"), 0, 0
+    writer.writerow(columns)
+    for row in base_rows(base) if base else ():
         writer.writerow(row)
-        count += 1
+        before += 1
+    for piece in pieces(engine, columns):
+        writer.writerows([[ABSENT if value is None else _short(value) for value in row] for row in piece])
+        count += len(piece)
+    return count, before
+
+
+def _short(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def write_parquet(path: Path, engine: Engine, columns: Columns) -> int:
+    """Write the rows as Parquet, and return how many they were."""
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {"DOUBLE": pa.float64(), "DATETIME": pa.timestamp("us", tz="UTC")}
+    schema = pa.schema([(name, kinds.get(str(c.type), pa.string())) for name, c in columns.items()])
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for piece in pieces(engine, columns):
+            rows = [[json.dumps(value) if isinstance(value, dict) else value for value in row] for row in piece]
+            arrays = [
+                pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), schema, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            count += len(piece)
     return count

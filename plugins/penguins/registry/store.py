@@ -16,23 +16,21 @@ The command line, `python -m penguins.registry`, is `__main__.py` next to this f
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from penguins.files import MEBIBYTE, RefusedError, flush_folder, open_lock, read_file, write_file
+from penguins.files import MEBIBYTE, RefusedError, flush_folder, locked, read_file, write_file
 from penguins.registry.errors import NoModelError, RegistryError, reason
 from penguins.registry.keys import Keys
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
@@ -54,14 +52,6 @@ _LONGEST_MANIFEST, _LONGEST_SIGNATURE = 16 * MEBIBYTE, 64
 _LONGEST_UNSIZED = 64 * MEBIBYTE  # older manifests do not say how long the report and the predictions are
 
 log = logging.getLogger(__name__)
-
-
-def _locked(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _identity(what: str, content: bytes) -> dict[str, Any]:
@@ -406,15 +396,12 @@ class Registry:
         with ExitStack() as held:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
-                lock = held.enter_context(open_lock(self.root / ".lock"))
-                until = time.monotonic() + LOCK_SECONDS
-                while not _locked(lock):
-                    if time.monotonic() > until:
-                        raise RegistryError(
-                            f"{self.root / '.lock'} has been locked by another process for {LOCK_SECONDS} s, and a "
-                            "publish takes a second or two. `lslocks` names who holds it; end that, then try again."
-                        )
-                    time.sleep(0.05)
+                held.enter_context(locked(self.root / ".lock", LOCK_SECONDS))
+            except TimeoutError:
+                raise RegistryError(
+                    f"{self.root / '.lock'} has been locked by another process for {LOCK_SECONDS} s, and a publish "
+                    "takes a second or two. `lslocks` names who holds it; end that, then try again."
+                ) from None
             except RefusedError as error:
                 raise RegistryError(f"{self.root / '.lock'} cannot be locked: {error}. Remove it.") from error
             except OSError as error:

@@ -50,7 +50,7 @@ def test_all_that_the_rules_read_is_there_and_all_that_is_there_is_explained(
     registry: Registry, trained: Any, tmp_path: Path
 ) -> None:
     registry.publish(*trained)
-    with TestClient(create_app(Settings(journal_dir=tmp_path / "journal"), registry)) as client:
+    with TestClient(create_app(Settings(journal_url=f"sqlite:///{tmp_path}/journal.db"), registry)) as client:
         client.post("/predict", json=EXAMPLE, headers={"X-Request-ID": "a"})
         client.post("/feedback", json={"id": "a", TARGET.name: TARGET.example}).raise_for_status()
         text = client.get("/metrics").text

@@ -1,41 +1,33 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-import app.journal.writer
-from penguins.journal.files import files, pieces, rows_of
+from penguins.journal.tables import SEQ, engine_of, feedback, predictions
 
-ReadRows = Callable[[str], list[list[str]]]
-
-
-@pytest.fixture(autouse=True)
-def noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test meets midnight, when files change."""
-    day = 86_400 * 10**9
-    today_at_noon = time.time_ns() // day * day + day // 2
-    monkeypatch.setattr(app.journal.writer, "time_ns", lambda: today_at_noon)
+ReadRows = Callable[[str], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The folder of a journal."""
-    path = tmp_path / "journal"
-    path.mkdir()
-    return path
+def url(tmp_path: Path) -> str:
+    """The URL of a journal."""
+    return f"sqlite:///{tmp_path}/journal/journal.db"
 
 
 @pytest.fixture
-def rows(folder: Path) -> ReadRows:
-    """Read the rows of a kind from all files."""
+def rows(url: str) -> ReadRows:
+    """Read a table's rows, in their order."""
 
-    def rows(kind: str) -> list[list[str]]:
-        return [row for path in files(folder, kind) for _, lines in pieces(path, kind) for row in rows_of(lines, kind)]
+    def rows(name: str) -> list[dict[str, Any]]:
+        table = {"predictions": predictions, "feedback": feedback}[name]
+        with engine_of(url).connect() as connection:
+            return [dict(row) for row in connection.execute(select(table).order_by(table.c[SEQ])).mappings()]
 
     return rows
 

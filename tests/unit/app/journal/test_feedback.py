@@ -5,38 +5,39 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import delete
 
 import app.journal.feedback
 from app.main import create_app
 from app.settings import Settings
 from penguins.evaluation.gate import wilson
 from penguins.inference import Prediction
-from penguins.journal.files import FEEDBACK, PREDICTIONS, files
+from penguins.journal.tables import file_of, predictions
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, FEATURES, TARGET, Number
 
-Rows = Callable[[str], list[list[str]]]
+Rows = Callable[[str], list[dict[str, Any]]]
 FAST, ORDINARY = "application/json", "application/json; charset=utf-8"
 TRUE = TARGET.example
 FALSE, THIRD = (label for label in TARGET.values if label != TRUE)
 
 
 @contextmanager
-def service(registry: Registry, folder: Path | None) -> Iterator[TestClient]:
-    settings = Settings(journal_dir=folder)
+def service(registry: Registry, url: str | None) -> Iterator[TestClient]:
+    settings = Settings(journal_url=url)
     with TestClient(create_app(settings, registry), raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
-def client(published: Registry, folder: Path) -> Iterator[TestClient]:
+def client(published: Registry, url: str) -> Iterator[TestClient]:
     """The service with a journal."""
-    with service(published, folder) as client:
+    with service(published, url) as client:
         yield client
 
 
@@ -96,20 +97,20 @@ def test_each_prediction_is_noted_under_the_id_that_is_echoed(client: TestClient
     for path, body in (("/predict", {}), ("/predict/batch?counted=false", batch), ("/predict/batch", {})):
         assert "X-Request-ID" not in client.post(path, json=body, headers={"X-Request-ID": "none"}).headers
     assert set(outcomes(say(client, *((name, TRUE) for name in noted)))) == {"new"}
-    found = [row[1] for row in rows(PREDICTIONS)]
+    found = [row["id"] for row in rows("predictions")]
     assert len(found) == len(set(found)) == 4 * (1 + 2 + 2 + 501)
     assert not any(name.startswith("none") for name in found)
     assert metrics(client)["journal_rows_total"] == len(found)
 
 
-def test_without_a_journal_nothing_is_kept_or_echoed_or_there(published: Registry, tmp_path: Path) -> None:
+def test_without_a_journal_nothing_is_kept_or_echoed_or_there(published: Registry) -> None:
     with service(published, None) as client:
         for kind in (FAST, ORDINARY):
             answer = client.post("/predict", json=EXAMPLE, headers={"X-Request-ID": "r", "content-type": kind})
             assert set(answer.headers) == {"content-length", "content-type"}
         refused = say(client, ("r", TRUE))
         assert refused.status_code == 404
-        assert "set API_JOURNAL_DIR" in refused.json()["detail"]
+        assert "set API_JOURNAL_URL" in refused.json()["detail"]
         assert metrics(client) == {}
 
 
@@ -124,12 +125,9 @@ def test_feedback_that_is_new_repeated_or_a_correction(client: TestClient, rows:
     assert metrics(client)["feedback_accuracy"] == 0
     assert outcomes(say(client, ("b", TRUE), ("a", TRUE), ("b", TRUE))) == ["new", "corrected", "repeated"]
     assert outcomes(say(client, ("a", FALSE))) == ["corrected"]
-    assert [(row[1], row[-2], row[-1]) for row in rows(FEEDBACK)] == [
-        ("a", TRUE, FALSE),
-        ("b", TRUE, TRUE),
-        ("a", TRUE, TRUE),
-        ("a", TRUE, FALSE),
-    ]
+    kept = [(row["id"], row[f"predicted_{TARGET.name}"], row[TARGET.name]) for row in rows("feedback")]
+    assert kept == [("b", TRUE, TRUE), ("a", TRUE, FALSE)]  # one row for a prediction, however often it is corrected
+    assert [row[c.name] for row in rows("feedback") for c in FEATURES] == [EXAMPLE[c.name] for c in FEATURES] * 2
     found = metrics(client)
     assert (found["feedback_labels"], found["feedback_accuracy"]) == (2, 0.5)
     assert (found["feedback_accuracy_lower"], found["feedback_accuracy_upper"]) == pytest.approx(wilson(1, 2))
@@ -147,26 +145,31 @@ def test_feedback_that_is_new_repeated_or_a_correction(client: TestClient, rows:
 
 
 def test_a_correction_counts_although_the_clock_went_back(
-    client: TestClient, published: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, published: Registry, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class In2001(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime(2001, 1, 1, tzinfo=tz)
+
     predict(client, "a")
     say(client, ("a", FALSE))
-    monkeypatch.setattr(app.journal.feedback, "time_ns", lambda: 10**18)  # 2001
+    monkeypatch.setattr(app.journal.feedback, "datetime", In2001)
     for truth in (TRUE, FALSE, TRUE):
         assert outcomes(say(client, ("a", truth))) == ["corrected"]
         assert metrics(client)["feedback_accuracy"] == (truth == TRUE)
-    with service(published, folder) as restarted:
+    with service(published, url) as restarted:
         assert metrics(restarted)["feedback_accuracy"] == 1
 
 
 def test_an_unknown_id_is_named_and_the_others_of_a_list_are_kept(client: TestClient, rows: Rows) -> None:
     alone = say(client, ("nobody", TRUE))
     assert alone.status_code == 404
-    for said in ("'nobody'", "X-Request-ID", "30 days", "256 MiB"):
+    for said in ("'nobody'", "X-Request-ID", "30 days", "1,000,000"):
         assert said in alone.json()["detail"]
     predict(client, "a")
     assert outcomes(say(client, ("nobody", TRUE), ("a", TRUE))) == ["unknown", "new"]
-    assert [row[1] for row in rows(FEEDBACK)] == ["a"]
+    assert [row["id"] for row in rows("feedback")] == ["a"]
     assert metrics(client)["feedback_labels"] == 1
 
 
@@ -185,19 +188,20 @@ def test_an_unknown_id_is_named_and_the_others_of_a_list_are_kept(client: TestCl
     ids=["no class", "no text", "a number", "no truth", "contradicts itself", "empty", "too many", "a text"],
 )
 def test_what_is_no_feedback_is_refused_and_nothing_kept(
-    client: TestClient, folder: Path, body: Any, where: list[Any]
+    client: TestClient, rows: Rows, body: Any, where: list[Any]
 ) -> None:
     predict(client, "a")
     answer = client.post("/feedback", json=body)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == where
-    assert files(folder, FEEDBACK) == []
+    assert client.post("/feedback", json={"id": "a", TARGET.name: TRUE}).status_code == 200
+    assert len(rows("feedback")) == 1
 
 
 def test_replicas_know_each_others_predictions_and_say_the_same(
-    published: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+    published: Registry, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with service(published, folder) as one, service(published, folder) as other:
+    with service(published, url) as one, service(published, url) as other:
 
         async def written_meanwhile(_: float) -> None:
             one.app.state.journal.flush()  # type: ignore[attr-defined]
@@ -227,20 +231,52 @@ def test_a_version_long_gone_can_be_told_the_truth_days_later(client: TestClient
 
 
 def test_on_a_full_disk_feedback_is_refused_whole_and_predictions_go_on(
-    client: TestClient, folder: Path, rows: Rows, full_disk: Callable[[int], AbstractContextManager[None]]
+    client: TestClient, rows: Rows, full_disk: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     for name in ("a", "b"):
         predict(client, name)
     assert outcomes(say(client, ("a", TRUE))) == ["new"]
-    (file,) = files(folder, FEEDBACK)
-    with full_disk(file.stat().st_size + 130):  # the first label's line fits, not the next
+    path = file_of(client.app.state.journal.engine)  # type: ignore[attr-defined]
+    assert path is not None
+    with full_disk(path.with_name(f"{path.name}-wal").stat().st_size + 50):
         refused = say(client, ("a", FALSE), ("b", FALSE))
         assert refused.status_code == 503
-        assert "nothing was kept: File too large" in refused.json()["detail"]
+        assert "nothing was kept: " in refused.json()["detail"]
         predict(client, "c")
-    assert len(rows(FEEDBACK)) == 1
+    assert [(row["id"], row[TARGET.name]) for row in rows("feedback")] == [("a", TRUE)]
     assert metrics(client)["feedback_accuracy"] == 1
     assert outcomes(say(client, ("a", FALSE), ("b", FALSE))) == ["corrected", "new"]
+
+
+def test_feedback_outlives_its_prediction_and_can_be_corrected_even_then(client: TestClient, rows: Rows) -> None:
+    predict(client, "a")
+    predict(client, "b")
+    say(client, ("a", FALSE))
+    with client.app.state.journal.engine.begin() as connection:  # type: ignore[attr-defined]
+        connection.execute(delete(predictions))
+    assert outcomes(say(client, ("a", TRUE), ("b", TRUE))) == ["corrected", "unknown"]
+    assert metrics(client)["feedback_accuracy"] == 1
+    assert rows("feedback")[0][FEATURES[0].name] == EXAMPLE[FEATURES[0].name]
+
+
+def test_a_label_that_another_process_keeps_at_the_same_moment_counts_once(
+    client: TestClient, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(client, "a")
+    journal = client.app.state.journal  # type: ignore[attr-defined]
+    known = app.journal.feedback._known(journal, {"a"})
+    raced: list[list[str]] = []
+
+    def delete_after_another(table: Any) -> Any:
+        if not raced:
+            raced.append([])
+            raced.append([r.outcome for r in app.journal.feedback._keep(journal, [("a", FALSE)], known)])
+        return delete(table)
+
+    monkeypatch.setattr(app.journal.feedback, "delete", delete_after_another)
+    results = app.journal.feedback._keep(journal, [("a", TRUE)], known)
+    assert (raced[1], [result.outcome for result in results]) == (["new"], ["corrected"])
+    assert [row[TARGET.name] for row in rows("feedback")] == [TRUE]
 
 
 def test_an_id_used_twice_means_the_later_prediction(client: TestClient) -> None:
@@ -248,32 +284,3 @@ def test_an_id_used_twice_means_the_later_prediction(client: TestClient) -> None
     for label in (FALSE, THIRD):
         journal.note([(b"x-request-id", b"twice")]).one("v", EXAMPLE, Prediction(label, {}))
     assert say(client, ("twice", TRUE)).json()["results"][0]["predicted"] == THIRD
-
-
-def test_rows_that_somebody_took_out_are_forgotten(client: TestClient, folder: Path) -> None:
-    for name in ("a", "b"):
-        predict(client, name)
-        say(client, (name, TRUE))
-    for kind in (PREDICTIONS, FEEDBACK):
-        (file,) = files(folder, kind)
-        file.rename(folder / "before")
-        file.write_text("".join(line for line in (folder / "before").open() if ",a," not in line))
-    assert metrics(client)["feedback_labels"] == 1
-    assert say(client, ("a", TRUE)).status_code == 404
-    assert outcomes(say(client, ("b", TRUE))) == ["repeated"]
-    predict(client, "c")
-    assert outcomes(say(client, ("c", TRUE))) == ["new"]
-    assert len(files(folder, FEEDBACK)) == 2
-
-
-def test_files_of_other_columns_and_damaged_ones_are_passed_over(client: TestClient, folder: Path) -> None:
-    (folder / "predictions-x.csv").write_text("time,id\n2026-01-01T00:00:00.000000,a\n")
-    (folder / "feedback-x.csv").write_text("time,id\n2026-01-01T00:00:00.000000,a\n")
-    (folder / "feedback-y.csv").touch()
-    assert say(client, ("a", TRUE)).status_code == 404
-    predict(client, "b")
-    say(client, ("b", TRUE))
-    (file,) = (path for path in files(folder, FEEDBACK) if len(path.stem) > 20)
-    whole = file.read_bytes()
-    file.write_bytes(whole + b"2026,b,\xff\n,,,\n" + whole.splitlines(keepends=True)[1][:-1])
-    assert metrics(client)["feedback_labels"] == 1
