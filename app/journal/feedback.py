@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 import anyio
 from anyio import sleep
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from app.bodies import checked, described, parse, refused
-from app.errors import ServiceError
 from app.journal.journal import Journal
 from app.schemas import BODY_ERRORS, INVALID, MAX_RECORDS, Problem, category
 from penguins.journal.tables import ID, PREDICTED, SEQ, TIME, URL, VERSION, predictions
@@ -52,14 +51,6 @@ class Results(BaseModel):
     results: list[Result] = Field(description="In the order of what was sent.")
 
 
-class FeedbackError(ServiceError):
-    """Nothing was kept: there is no journal, it has no such prediction, or it cannot be written."""
-
-    def __init__(self, status_code: int, text: str) -> None:
-        super().__init__(text)
-        self.status_code = status_code
-
-
 routes = APIRouter()
 
 
@@ -80,7 +71,7 @@ async def feedback(request: Request) -> Results:
     """Say what was true about one earlier prediction, or about up to 10,000. Of two labels, the later one counts."""
     journal: Journal | None = request.app.state.journal
     if journal is None:
-        raise FeedbackError(404, f"this service keeps no journal of its predictions; set {URL} to a database for it")
+        raise HTTPException(404, f"this service keeps no journal of its predictions; set {URL} to a database for it")
     given = await anyio.to_thread.run_sync(_given, await request.body(), limiter=request.app.state.model_server.batches)
     several: list[Any] = given if isinstance(given, list) else [given]
     truths = [(one.id, getattr(one, TARGET.name)) for one in several]
@@ -89,9 +80,9 @@ async def feedback(request: Request) -> Results:
         rows = await _find(journal, {prediction_id for prediction_id, _ in truths})
         results = await anyio.to_thread.run_sync(_keep, journal, truths, rows)
     except SQLAlchemyError as error:
-        raise FeedbackError(503, f"nothing was kept: {getattr(error, 'orig', error)}. Send it again later") from error
+        raise HTTPException(503, f"nothing was kept: {getattr(error, 'orig', error)}. Send it again later") from error
     if not isinstance(given, list) and not rows:
-        raise FeedbackError(
+        raise HTTPException(
             404,
             f"no prediction in the journal has the id {truths[0][0]!r}. It is the X-Request-ID of the answer, in a "
             "batch followed by / and the row, from 0. Rows appear within a second, and are kept for "
