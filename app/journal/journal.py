@@ -71,7 +71,7 @@ class Journal:
         self._rows: deque[Row] = deque()
         self._prefix, self._number = token_hex(8), count()
         self._writing, self._stop = threading.Lock(), threading.Event()
-        self._has_tables, self._problem = False, ""
+        self._has_tables, self._inode, self._problem = False, 0, ""
         self._clock = Clock()
         self._names = predictions.columns.keys()[1:]
         statement = str(insert(predictions).values(dict.fromkeys(self._names)).compile(self.engine))
@@ -113,7 +113,11 @@ class Journal:
         self.engine.dispose()
 
     def prepare(self) -> None:
-        """Make the tables, once."""
+        """Make the tables, once, or again in another file if SQLite's was deleted or replaced."""
+        if (path := file_of(self.engine)) and (not path.exists() or path.stat().st_ino != self._inode):
+            self.engine.dispose()
+            make_file(path)
+            self._inode, self._has_tables = path.stat().st_ino, False
         if not self._has_tables:
             make_tables(self.engine)
             self._has_tables = True
@@ -129,6 +133,7 @@ class Journal:
                     for start in range(0, len(rows), ROWS_AT_ONCE):
                         self._insert_into(connection, rows[start : start + ROWS_AT_ONCE])
             except Exception as error:  # the next ones may be written
+                self._has_tables = False  # they may be what is missing
                 self._recorder.journal_lost(len(rows))
                 self._say(f"predictions are lost, because the journal cannot be written: {error}")
             else:

@@ -105,6 +105,8 @@ def make_file(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
+            for suffix in ("-wal", "-shm"):  # of a file that was deleted
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
             path.touch()
             path.chmod(0o660)  # and so are the files beside it
         connection = sqlite3.connect(path, timeout=SECONDS_TO_WAIT)

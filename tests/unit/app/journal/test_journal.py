@@ -164,6 +164,29 @@ def test_a_database_that_somebody_writes_to_for_too_long_costs_rows_and_no_more(
     assert counted(recorder) == (2, 1)
 
 
+def test_a_file_that_somebody_deleted_and_a_table_that_somebody_dropped_are_made_again(
+    url: str, recorder: Recorder, rows: Rows
+) -> None:
+    path, replicas = Path(url.removeprefix("sqlite:///")), [new(url, recorder), new(url, recorder)]
+    for journal in replicas:
+        note(journal, 3)
+        journal.flush()
+    path.unlink()
+    for number, journal in enumerate(replicas, start=1):
+        note(journal)
+        journal.flush()
+        assert len(rows("predictions")) == number
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE predictions")
+    note(replicas[0])
+    replicas[0].flush()
+    assert counted(recorder) == (8, 1)
+    note(replicas[0])
+    replicas[0].flush()
+    assert counted(recorder) == (9, 1)
+    assert len(rows("predictions")) == 1
+
+
 def test_a_queue_that_nobody_empties_is_bounded(
     journal: Journal, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
