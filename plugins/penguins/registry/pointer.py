@@ -22,8 +22,8 @@ from penguins.registry.names import NO_VERSION, is_version
 CURRENT, LAST = "current", ".last-pointer"
 LONGEST = 4 * KIBIBYTE
 WAY_IN = (
-    "Run `python -m penguins.registry activate VERSION` with a version that `verify` finds good, or trigger the DAG "
-    "modelo_penguin with ignore_untrusted_serving: both sign the pointer."
+    "Trigger the DAG modelo_penguin, or run `python -m penguins.registry activate VERSION` with a version that "
+    "`verify` finds good: both sign the pointer."
 )
 
 
