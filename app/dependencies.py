@@ -1,4 +1,4 @@
-"""What the routes are given: the model server, and the model that serves."""
+"""What the routes are given: the model server, the model that serves, and who wants to know what it predicted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.journal.journal import Journal, Note
 from app.serving.model_server import ModelServer, Served
+from app.serving.observers import Observed
 
 
 # Async, although they await nothing: FastAPI calls sync dependencies in a thread, which costs more than a prediction.
@@ -19,11 +19,10 @@ async def _served(request: Request) -> Served:
     return request.app.state.model_server.require()
 
 
-async def _note(request: Request) -> Note | None:
-    journal: Journal | None = request.app.state.journal
-    return journal.note(request.scope["headers"]) if journal else None
+async def _observed(request: Request) -> Observed:
+    return request.app.state.observed(request.scope["headers"])
 
 
 CurrentServer = Annotated[ModelServer, Depends(_model_server)]
 CurrentModel = Annotated[Served, Depends(_served)]
-CurrentNote = Annotated[Note | None, Depends(_note)]
+CurrentRequest = Annotated[Observed, Depends(_observed)]

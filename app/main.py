@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from app.access import Keys, RequireKey, locked
 from app.admission import AdmitBody
 from app.bodies import add_schemas, batch_of, described
 from app.browsers import HeadAsGet, WithoutPrefix, add_swagger, allow_origins
-from app.dependencies import CurrentModel, CurrentNote, CurrentServer
+from app.dependencies import CurrentModel, CurrentRequest, CurrentServer
 from app.errors import NoReportError, add_error_handlers
 from app.form.page import add_form
 from app.inference_protocol import routes as inference_protocol
@@ -26,6 +26,7 @@ from app.journal.feedback import Feedback
 from app.journal.feedback import routes as feedback
 from app.journal.journal import Journal
 from app.journal.metrics import FeedbackMetrics
+from app.monitoring.counts import Recorder
 from app.monitoring.metrics import Metrics
 from app.monitoring.port import MetricsPort, metrics_text
 from app.monitoring.requests import CountRequests
@@ -41,7 +42,10 @@ from app.schemas import (
     Rejection,
     Version,
 )
+from app.serving import compiled
+from app.serving.answers import answer_of
 from app.serving.model_server import ModelServer
+from app.serving.observers import Observe, Observed
 from app.serving.shortcut import FastPredict
 from app.settings import Settings
 from penguins.registry import VERSION_PATTERN, Registry, RegistryError, waiting_versions
@@ -81,13 +85,17 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     settings = settings or Settings()
     server = ModelServer(
         registry or Registry.from_environment(),
+        compiled,
         poll_seconds=settings.poll_seconds,
         retry_seconds=settings.retry_seconds,
     )
 
     keys = Keys(settings.keys_file) if settings.keys_file else None
-    journal = Journal.of(settings, server.recorder)
-    metrics = Metrics(server, by_key=keys is not None, journal=journal is not None)
+    recorder = Recorder()
+    observers: list[Observe] = [recorder.predicted]
+    if journal := Journal.of(settings, recorder):
+        observers.append(journal.predicted)
+    metrics = Metrics(server, recorder, by_key=keys is not None, journal=journal is not None)
     if journal:
         metrics.registry.register(FeedbackMetrics(journal.engine, server))
     port = MetricsPort.of(metrics, settings)
@@ -101,6 +109,9 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         for part in reversed(parts):
             await anyio.to_thread.run_sync(part.stop)
 
+    def observed(headers: Iterable[tuple[bytes, bytes]]) -> Observed:
+        return Observed(observers, journal.request_id(headers) if journal else None)
+
     app = FastAPIOffline(
         title="modelo_penguin",
         description=DESCRIPTION,
@@ -112,6 +123,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         generate_unique_id_function=lambda route: route.name,  # a generated client's functions are called so
     )
     app.state.model_server, app.state.metrics, app.state.journal = server, metrics, journal
+    app.state.observed = observed
     app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes)
     add_error_handlers(app)
     if keys:
@@ -128,13 +140,15 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
         CountRequests,
-        recorder=server.recorder,
+        recorder=recorder,
         endpoints=[path for path, health in is_health.items() if not health],
         excluded=[path for path, health in is_health.items() if health],
     )
     app.add_middleware(HeadAsGet)
     # In front of all middleware, Starlette's own included: together they cost as much as a prediction.
-    stack: ASGIApp = FastPredict(app.build_middleware_stack(), server, settings.max_body_bytes, keys, journal)
+    stack: ASGIApp = FastPredict(
+        app.build_middleware_stack(), server, observed, recorder.answered, settings.max_body_bytes, keys
+    )
     if settings.root_path:
         stack = WithoutPrefix(stack, settings.root_path)
     if settings.cors_origins:
@@ -175,14 +189,17 @@ def _add_routes(app: APIRouter) -> None:
 
     @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
     async def predict(
-        record: ExampleRecord, served: CurrentModel, note: CurrentNote, response: Response
+        record: ExampleRecord, served: CurrentModel, observed: CurrentRequest, response: Response
     ) -> dict[str, Any]:
         """Predict one record. Missing values are null, but at least one measurement is required."""
-        if note:
-            note.echo(response)
+        observed.echo(response)
+
+        def answer() -> dict[str, Any]:
+            return answer_of(observed.tell(served.predict([vars(record)], batch=False)))
+
         if served.fallback:  # takes milliseconds, which would block the event loop
-            return await anyio.to_thread.run_sync(served.answer, record, note)
-        return served.answer(record, note)
+            return await anyio.to_thread.run_sync(answer)
+        return answer()
 
     @app.post(
         "/predict/batch",
@@ -192,18 +209,20 @@ def _add_routes(app: APIRouter) -> None:
         openapi_extra=BATCH_BODY,
     )
     async def predict_batch(
-        request: Request, served: CurrentModel, server: CurrentServer, note: CurrentNote, counted: Counted = True
+        request: Request, served: CurrentModel, server: CurrentServer, observed: CurrentRequest, counted: Counted = True
     ) -> Response:
         """Predict up to 10,000 records, in order, all with the same version."""
-        body, noted = await request.body(), note if counted else None
+        body = await request.body()
 
         def answer() -> bytes:
-            return to_json(served.answer_batch(batch_of(body), counted, noted))
+            predicted = served.predict([vars(record) for record in batch_of(body)])
+            return to_json(answer_of(observed.tell(predicted) if counted else predicted))
 
-        answered = await anyio.to_thread.run_sync(answer, limiter=server.batches)
-        response = Response(answered, media_type="application/json")
-        if noted:
-            noted.echo(response)
+        response = Response(
+            await anyio.to_thread.run_sync(answer, limiter=server.batches), media_type="application/json"
+        )
+        if counted:
+            observed.echo(response)
         return response
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -14,10 +14,10 @@ from app.errors import detail_of
 from app.inference_protocol.messages import InferenceRequest
 from app.inference_protocol.tensors import InferenceError, outputs_of, records_of, requested_outputs
 from app.schemas import RECORDS
-from app.serving.model_server import Served
-
-if TYPE_CHECKING:
-    from app.journal.journal import Note
+from app.serving.answers import answers_of
+from app.serving.model_server import Predicted, Served
+from app.serving.observers import Observed
+from penguins.inference import Prediction
 
 MODEL = "modelo_penguin"
 ERRORS_SHOWN = 10
@@ -32,8 +32,8 @@ class Answer(NamedTuple):
     json_bytes: int | None
 
 
-def answer(body: bytes, json_bytes: str | None, served: Served, note: Note | None) -> Answer:
-    """Predict what a request asks for. Nothing is counted until all of it turned out to be valid.
+def answer(body: bytes, json_bytes: str | None, served: Served, observed: Observed) -> Answer:
+    """Predict what a request asks for. Nobody is told until all of it turned out to be valid.
 
     Parameters
     ----------
@@ -41,8 +41,7 @@ def answer(body: bytes, json_bytes: str | None, served: Served, note: Note | Non
     json_bytes : str, optional
         The header Inference-Header-Content-Length: the length of the JSON, behind which tensors come as bytes.
     served : Served
-    note : Note, optional
-        Where the journal notes the rows.
+    observed : Observed
 
     Raises
     ------
@@ -57,11 +56,12 @@ def answer(body: bytes, json_bytes: str | None, served: Served, note: Note | Non
     binary = (request.parameters or {}).get("binary_data_output") is True
     requested = requested_outputs(request.outputs, binary=binary)
     records = _validated(records_of(request.inputs, behind))
-    predictions: list[dict[str, Any]] = []
-    for start in range(0, len(records), PIECE):
-        piece = records[start : start + PIECE]
-        predictions += served.answer_batch(piece, note=note, first=start)["predictions"]
-    outputs, contents = zip(*outputs_of(predictions, requested), strict=True)
+    rows = [vars(record) for record in records]
+    predictions: list[Prediction] = []
+    for start in range(0, len(rows), PIECE):
+        predictions += served.predict(rows[start : start + PIECE]).predictions
+    observed.tell(Predicted(served, rows, predictions))
+    outputs, contents = zip(*outputs_of(answers_of(predictions), requested), strict=True)
     echoed = {name: value for name in ("id", "parameters") if (value := getattr(request, name)) is not None}
     answered = {"model_name": MODEL, "model_version": served.version, **echoed, "outputs": outputs}
     text = to_json(answered, inf_nan_mode="null")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 
 from app.access import Keys, locked
 from app.bodies import add_schemas, described
-from app.dependencies import CurrentModel, CurrentNote, CurrentServer
+from app.dependencies import CurrentModel, CurrentRequest, CurrentServer
 from app.errors import ServiceError
 from app.inference_protocol.inference import MODEL, answer
 from app.inference_protocol.messages import (
@@ -133,17 +133,16 @@ async def model_ready(_: CurrentModel) -> ModelReady:
     responses=NOT_READY | BAD_REQUEST,
     openapi_extra=REQUEST_BODY,
 )
-async def infer(request: Request, served: CurrentModel, server: CurrentServer, note: CurrentNote) -> Response:
+async def infer(request: Request, served: CurrentModel, server: CurrentServer, observed: CurrentRequest) -> Response:
     """Predict up to 10,000 rows, a tensor for each column; in bytes behind the JSON as well."""
     body, header = await request.body(), request.headers.get(_LENGTH)
-    answered = await anyio.to_thread.run_sync(answer, body, header, served, note, limiter=server.batches)
+    answered = await anyio.to_thread.run_sync(answer, body, header, served, observed, limiter=server.batches)
     if answered.json_bytes is None:
         response = Response(answered.body, media_type="application/json")
     else:
         headers = {_LENGTH: str(answered.json_bytes)}
         response = Response(answered.body, media_type="application/octet-stream", headers=headers)
-    if note:
-        note.echo(response)
+    observed.echo(response)
     return response
 
 

@@ -7,17 +7,18 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain, count
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 from sqlalchemy import Connection, Table, delete, insert, select
-from starlette.responses import Response
 
+from app.serving.model_server import Predicted
+from app.serving.observers import HEADER
 from penguins.inference import Prediction, Record
 from penguins.journal.tables import SEQ, TABLES, TIME, engine_of, file_of, make_file, make_tables, predictions
 from penguins.schema import FEATURES
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEADER = b"x-request-id"
 _ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _FEATURES = [c.name for c in FEATURES]
 SECONDS_TO_WRITE, SECONDS_TO_TIDY, SECONDS_TO_STOP = 0.25, 60, 5
@@ -37,29 +37,6 @@ MOST_ROWS = 100_000  # queued, some 30 MB, when the database is slow
 ROWS_TIDIED_AT_ONCE = 5_000  # others write in between
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 Row = tuple[Any, ...]  # the values of `predictions`
-
-
-class Note(NamedTuple):
-    """One request, for the journal to note what it was answered."""
-
-    journal: Journal
-    id: str
-
-    def one(self, version: str, record: Record, prediction: Prediction) -> None:
-        self.journal.put(_values(time.time_ns(), self.id, version, record, prediction))
-
-    def many(self, version: str, records: Sequence[Record], predictions: Iterable[Prediction], first: int = 0) -> None:
-        """Note rows of a batch. Each has the request's id and its place, which begin with `first`."""
-        now = time.time_ns()
-        for place, (record, prediction) in enumerate(zip(records, predictions, strict=True), start=first):
-            self.journal.put(_values(now, f"{self.id}/{place}", version, record, prediction))
-
-    @property
-    def header(self) -> tuple[bytes, bytes]:
-        return HEADER, self.id.encode()
-
-    def echo(self, response: Response) -> None:
-        response.raw_headers.append(self.header)
 
 
 class Journal:
@@ -87,12 +64,20 @@ class Journal:
             make_file(path)
         return journal
 
-    def note(self, headers: Iterable[tuple[bytes, bytes]]) -> Note:
-        """Return a request's note, with the id that came, or one made here if none came that can be one."""
+    def request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """Return the id that came with a request, or one made here if none came that can be one."""
         given = [value for name, value in headers if name == HEADER]
         if len(given) == 1 and _ID.fullmatch(given[0]):
-            return Note(self, given[0].decode())
-        return Note(self, f"{self._prefix}-{next(self._number)}")
+            return given[0].decode()
+        return f"{self._prefix}-{next(self._number)}"
+
+    def predicted(self, predicted: Predicted, request_id: str | None) -> None:
+        """Queue what was predicted. The rows of a batch have the request's id, a slash and their place."""
+        served, records, predictions, batch = predicted
+        now = time.time_ns()
+        for place, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
+            name = f"{request_id}/{place}" if batch else str(request_id)
+            self.put(_values(now, name, served.version, record, prediction))
 
     def put(self, row: Row) -> None:
         """Queue a row to be written, or count it as lost if there are too many."""

@@ -10,11 +10,12 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from app.serving.model_server import Predicted, Served
 from penguins.data.drift import Drift
-from penguins.inference import Record
 from penguins.schema import TARGET
 
 # Upper bounds of the latency buckets, in seconds. One more bucket holds what takes longer.
@@ -65,7 +66,8 @@ class Recorder:
         self._counts = Counts()
         # Queued, not counted yet. A deque is thread-safe without a lock.
         self._answered: deque[tuple[str, int, str, int]] = deque()
-        self._predicted: deque[tuple[Drift, Record, str]] = deque()
+        self._predicted: deque[Predicted] = deque()
+        self._drifts: WeakKeyDictionary[Served, Drift] = WeakKeyDictionary()
         self._lock = threading.Lock()  # batches and the pipeline's own predictions are counted in other threads
 
     def answered(self, endpoint: str, status: int, nanoseconds: int, key: str = "") -> None:
@@ -75,16 +77,24 @@ class Recorder:
             with self._lock:
                 self._count_queued()
 
-    def predicted(self, drift: Drift, record: Record, label: str) -> None:
-        """Queue one prediction. It is counted together with its request."""
-        self._predicted.append((drift, record, label))
+    def predicted(self, predicted: Predicted, _: str | None = None) -> None:
+        """Queue one prediction, which is counted together with its request; or count a batch."""
+        if not predicted.batch:
+            self._predicted.append(predicted)
+            return
+        drift, labels = self.drift_of(predicted.served), Counter(answer.label for answer in predicted.predictions)
+        found = drift.counts_of(predicted.records)  # takes milliseconds, so outside the lock
+        with self._lock:
+            self._counts.predictions.update(labels)
+            drift.add_counts(found)
 
     def _count_queued(self) -> None:
         """Count what is queued; the caller holds the lock."""
-        predicted = [self._predicted.popleft() for _ in range(len(self._predicted))]
-        self._counts.predictions.update([label for _, _, label in predicted])
-        for drift in {drift for drift, _, _ in predicted}:
-            drift.add_counts(drift.counts_of([record for of, record, _ in predicted if of is drift]))
+        queued = [self._predicted.popleft() for _ in range(len(self._predicted))]
+        self._counts.predictions.update([one.predictions[0].label for one in queued])
+        for served in {one.served for one in queued}:
+            drift = self.drift_of(served)
+            drift.add_counts(drift.counts_of([one.records[0] for one in queued if one.served is served]))
         answered: dict[tuple[str, int, str], list[int]] = defaultdict(list)
         for endpoint, status, key, nanoseconds in [self._answered.popleft() for _ in range(len(self._answered))]:
             answered[endpoint, status, key].append(nanoseconds)
@@ -92,19 +102,9 @@ class Recorder:
             bins = np.bincount(np.searchsorted(NANOSECONDS, times), minlength=len(BOUNDS) + 1).tolist()
             self._counts.answers[group] = add_up(self._counts.answers[group], [*bins, sum(times)])
 
-    def predicted_many(self, drift: Drift, records: Sequence[Record], labels: Sequence[str]) -> None:
-        found, predictions = drift.counts_of(records), Counter(labels)  # takes milliseconds, so outside the lock
-        with self._lock:
-            self._counts.predictions.update(predictions)
-            drift.add_counts(found)
-
-    def loaded(self) -> None:
-        with self._lock:
-            self._counts.loads += 1
-
-    def rejected(self) -> None:
-        with self._lock:
-            self._counts.rejections += 1
+    def drift_of(self, served: Served) -> Drift:
+        """Return what was counted of a version's records since it took over."""
+        return self._drifts.get(served) or self._drifts.setdefault(served, Drift(served.manifest["histograms"]))
 
     def journal_written(self, rows: int) -> None:
         with self._lock:
@@ -114,12 +114,12 @@ class Recorder:
         with self._lock:
             self._counts.journal_rows_lost += rows
 
-    def counts(self, version: str | None, drift: Drift | None) -> Counts:
-        """Return a copy of this worker's counts. `version` and `drift` are those of the serving model."""
+    def counts(self, served: Served | None = None) -> Counts:
+        """Return a copy of this worker's counts, with the drift of the serving version."""
         counts = Counts()
         with self._lock:
             self._count_queued()
             counts.add(self._counts)
-            if drift:
-                counts.version, counts.drift = version, drift.counts()
+            if served:
+                counts.version, counts.drift = served.version, self.drift_of(served).counts()
         return counts

@@ -23,7 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from app import SHARED_FOLDER
-from app.monitoring.counts import BOUNDS, add_up, no_answers
+from app.monitoring.counts import BOUNDS, Counts, Recorder, add_up, no_answers
 
 if TYPE_CHECKING:
     from app.serving.model_server import ModelServer
@@ -36,10 +36,11 @@ SECONDS_TO_SHARE = 1.0
 class Metrics(Collector):
     """The counts of all workers and the model server's state, for Prometheus."""
 
-    def __init__(self, server: ModelServer, *, by_key: bool = False, journal: bool = False) -> None:
+    def __init__(self, server: ModelServer, recorder: Recorder, *, by_key: bool = False, journal: bool = False) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._server = server
+        self._recorder = recorder
         self._by_key = by_key
         self._journal = journal
         self._stop = threading.Event()
@@ -64,15 +65,21 @@ class Metrics(Collector):
         while not self._stop.wait(SECONDS_TO_SHARE):
             try:
                 written = file.with_suffix(".part")
-                written.write_bytes(pickle.dumps(self._server.counts()))
+                written.write_bytes(pickle.dumps(self._counts()))
                 written.replace(file)
             except OSError:
                 log.exception("could not share this worker's counts with the others; trying again in a second")
 
+    def _counts(self) -> Counts:
+        """Return this worker's counts."""
+        counts = self._recorder.counts(self._server.served)
+        counts.loads, counts.rejections = self._server.loads, self._server.rejections
+        return counts
+
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; `prometheus_client` calls this."""
         served, refused = self._server.served, self._server.refused
-        counts = self._server.counts()
+        counts = self._counts()
         if self._file:
             for file in self._file.parent.glob("*.counts"):
                 if file != self._file:
@@ -154,6 +161,6 @@ class Metrics(Collector):
             drift = GaugeMetricFamily(
                 "modelo_penguin_drift_psi", "Population stability index against the training rows", labels=["feature"]
             )
-            for feature, index in served.drift.indices(counts.drift).items() if rows else ():
+            for feature, index in self._recorder.drift_of(served).indices(counts.drift).items() if rows else ():
                 drift.add_metric([feature], index)
             yield drift

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import to_json
 
 from app.admission import RECORD_BYTES
 from app.schemas import MAX_RECORDS, RECORDS
-from app.serving.model_server import Served
-from penguins.schema import TARGET
-
-if TYPE_CHECKING:
-    from app.journal.journal import Note
-    from penguins.inference import Prediction
+from app.serving.answers import answers_of
+from app.serving.model_server import Predicted, Served
+from app.serving.observers import Observed
+from penguins.inference import Prediction
 
 PIECE_BYTES = 2**16  # some 460 penguins
 _ENVELOPE = re.compile(
@@ -29,10 +27,10 @@ _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 _records_of = RECORDS.validate_json
 
 
-def answer_batch(body: bytearray, served: Served, note: Note | None = None) -> bytes:
+def answer_batch(body: bytearray, served: Served, observed: Observed) -> bytes:
     """Return the response body of /predict/batch, the same bytes as the ordinary route's.
 
-    Nothing is counted, or noted in the journal, until every piece has turned out to be valid.
+    Nobody is told until every piece has turned out to be valid.
 
     Raises
     ------
@@ -43,23 +41,17 @@ def answer_batch(body: bytearray, served: Served, note: Note | None = None) -> b
     if not envelope:
         raise ValueError("not the usual form of a batch")
     rows: list[dict[str, Any]] = []
-    labels: list[str] = []
-    noted: list[Prediction] = []
+    predictions: list[Prediction] = []
     answers: list[bytes] = []
     for piece in _pieces(envelope[1]):
         records = [vars(record) for record in _records_of(piece)]
         rows += records
         if not 0 < len(records) <= len(rows) <= MAX_RECORDS:
             raise ValueError("no records, or too many")
-        predictions = served.model.predict(records)
-        labels += [prediction.label for prediction in predictions]
-        if note:
-            noted += predictions
-        answer = [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in predictions]
-        answers.append(to_json(answer)[1:-1])
-    served.recorder.predicted_many(served.drift, rows, labels)
-    if note:
-        note.many(served.version, rows, noted)
+        found = served.predict(records).predictions
+        predictions += found
+        answers.append(to_json(answers_of(found))[1:-1])
+    observed.tell(Predicted(served, rows, predictions))
     version = to_json(served.version)
     return b'{"predictions":[' + b",".join(answers) + b'],"model_version":' + version + b"}"
 

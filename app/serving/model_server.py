@@ -8,62 +8,53 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import anyio
-from pydantic import BaseModel
 
 from app.errors import ModelNotReadyError
-from app.monitoring.counts import Counts, Recorder
-from app.serving.compiled import cool_down, load, warm_up
-from penguins.data.drift import Drift
-from penguins.inference import ModelError, Predictor
+from penguins.inference import ModelError, Prediction, Predictor, Record
 from penguins.registry import NoModelError, Pointer, Registry, RegistryError, is_held_back
-from penguins.schema import TARGET
-
-if TYPE_CHECKING:
-    from app.journal.journal import Note
 
 log = logging.getLogger(__name__)
 
 SECONDS_FOR_A_LOOK = 5.0  # a volume that takes longer is said not to answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Served:
     """A proven model and its manifest. `fallback` is the reason why the pipeline itself serves, or None."""
 
     manifest: dict[str, Any]
     model: Predictor
     fallback: str | None
-    drift: Drift
-    recorder: Recorder
 
     @property
     def version(self) -> str:
         return self.manifest["version"]
 
-    def answer(self, record: BaseModel, note: Note | None = None) -> dict[str, Any]:
-        """Return the response body of /predict. With a note, the journal gets it as well."""
-        prediction = self.model.predict([vars(record)])[0]
-        label, probabilities = prediction
-        self.recorder.predicted(self.drift, vars(record), label)
-        if note:
-            note.one(self.version, vars(record), prediction)
-        return {TARGET.name: label, "probabilities": probabilities, "model_version": self.version}
+    def predict(self, records: Sequence[Record], *, batch: bool = True) -> Predicted:
+        return Predicted(self, records, self.model.predict(records), batch)
 
-    def answer_batch(
-        self, records: Sequence[BaseModel], counted: bool = True, note: Note | None = None, first: int = 0
-    ) -> dict[str, Any]:
-        """Return the response body of /predict/batch. `first` is the place of the first record in what is noted."""
-        rows = [vars(record) for record in records]
-        answers = self.model.predict(rows)
-        if counted:
-            self.recorder.predicted_many(self.drift, rows, [answer.label for answer in answers])
-        if note:
-            note.many(self.version, rows, answers, first)
-        predictions = [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in answers]
-        return {"predictions": predictions, "model_version": self.version}
+
+class Predicted(NamedTuple):
+    """What a version predicted for records, in their order. `batch` is false for a request of a single record."""
+
+    served: Served
+    records: Sequence[Record]
+    predictions: Sequence[Prediction]
+    batch: bool = True
+
+
+class Loader(Protocol):
+    """What opens a version's pickle and proves it. It may prepare for that while no model serves."""
+
+    def load(self, pickled: bytes, manifest: dict[str, Any]) -> tuple[Predictor, str | None]:
+        """Return the model, and why it is the slow one, if it is. ModelError if it cannot be used."""
+
+    def warm_up(self) -> None: ...
+
+    def cool_down(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -77,12 +68,13 @@ class Refused:
 class ModelServer:
     """Holds the serving model. One thread calls `refresh`. A request reads `served` once and sticks to it."""
 
-    def __init__(self, registry: Registry, *, poll_seconds: float, retry_seconds: float) -> None:
+    def __init__(self, registry: Registry, loader: Loader, *, poll_seconds: float, retry_seconds: float) -> None:
         self.registry = registry
+        self._loader = loader
         self.served: Served | None = None
         self._previous: Served | None = None
         self.refused: Refused | None = None
-        self.recorder = Recorder()
+        self.loads = self.rejections = 0  # since the process started
         self._logged: set[Refused] = set()
         self._pointer: Pointer | None = None
         self.seen = 0.0  # the Unix time of the last look at the registry that found all well
@@ -107,24 +99,19 @@ class ModelServer:
         while not (self._looked.wait(0.1) or self._does_not_answer()):
             pass
         if self.served is None:
-            warm_up()
+            self._loader.warm_up()
 
     def stop(self) -> None:
         self._stop.set()
         if self._thread:
             self._thread.join(timeout=1)  # it may be waiting for a dead volume; as a daemon, it ends with the process
-        cool_down()
+        self._loader.cool_down()
 
     def require(self) -> Served:
         """Return the serving model. ModelNotReadyError, with the reason, if there is none."""
         if (served := self.served) is None:
             raise ModelNotReadyError(self.problem or self._not_ready)
         return served
-
-    def counts(self) -> Counts:
-        """Return this worker's counts, including the drift of the serving version."""
-        served = self.served
-        return self.recorder.counts(served.version if served else None, served.drift if served else None)
 
     def refresh(self) -> None:
         """Swap in the version that the pointer names, if it is new and good. Never raises; a volume may let it wait."""
@@ -184,8 +171,8 @@ class ModelServer:
             self._reading_since = time.monotonic()
             manifest, pickled = self.registry.read(version)
             self._reading_since = self._problem = None  # compiling takes seconds, and the volume is well
-            model, fallback = self._previously_served(manifest) or load(pickled, manifest)
-            served = Served(manifest, model, fallback, Drift(manifest["histograms"]), self.recorder)
+            model, fallback = self._previously_served(manifest) or self._loader.load(pickled, manifest)
+            served = Served(manifest, model, fallback)
         except (RegistryError, ModelError) as error:
             self._refuse(version, str(error))
         except Exception as error:  # a bad version must never end the look
@@ -193,7 +180,7 @@ class ModelServer:
         else:
             self._previous, self.served, self.refused = self.served, served, None
             self._logged.clear()
-            self.recorder.loaded()
+            self.loads += 1
             log.info("now serving version %s, accuracy %.4f", version, manifest["metrics"]["accuracy"])
             if served.fallback:
                 log.warning("predicting with the pipeline itself, which is slow: %s", served.fallback)
@@ -223,7 +210,7 @@ class ModelServer:
         if self.refused not in self._logged:  # log it once, however often it is retried
             self._logged.add(self.refused)
             log.error("version %s refused: %s", version, reason)
-            self.recorder.rejected()
+            self.rejections += 1
         self._not_ready = f"no model can be served: {reason}"
         self._retry_at = time.monotonic() + self._retry_seconds
 

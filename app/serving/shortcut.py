@@ -8,8 +8,8 @@ tests/unit/app/serving/test_shortcut.py checks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
 
 import anyio
 from pydantic_core import to_json
@@ -18,11 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access import Keys
 from app.admission import limit_of
 from app.schemas import Record
+from app.serving.answers import answer_of
 from app.serving.batches import answer_batch
 from app.serving.model_server import ModelServer
-
-if TYPE_CHECKING:
-    from app.journal.journal import Journal
+from app.serving.observers import Observed
 
 _record_of = Record.__pydantic_validator__.validate_json  # `model_validate_json` without its option handling
 
@@ -34,15 +33,17 @@ class FastPredict:
         self,
         app: ASGIApp,
         server: ModelServer,
+        observed: Callable[[Iterable[tuple[bytes, bytes]]], Observed],
+        answered: Callable[[str, int, int, str], None],
         max_bytes: int,
         keys: Keys | None = None,
-        journal: Journal | None = None,
     ) -> None:
         self.app = app
         self.server = server
+        self.observed = observed
+        self.answered = answered
         self.max_bytes = max_bytes
         self.keys = keys
-        self.journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         served = self.server.served
@@ -54,7 +55,7 @@ class FastPredict:
             await self.app(scope, receive, send)  # which answers 401
             return
         started = perf_counter_ns()
-        note = self.journal.note(scope["headers"]) if self.journal else None
+        observed = self.observed(scope["headers"])
         message = await receive()
         body = bytearray(message.get("body", b""))
         limit = limit_of(scope["path"], self.max_bytes)
@@ -65,21 +66,20 @@ class FastPredict:
             if message["type"] != "http.request" or message.get("more_body") or len(body) > limit:
                 raise ValueError("the body is incomplete or too large")
             if scope["path"] == "/predict":
-                answer = to_json(served.answer(_record_of(body), note))
+                answer = to_json(answer_of(observed.tell(served.predict([vars(_record_of(body))], batch=False))))
             elif scope["query_string"]:
                 raise ValueError("the ordinary route knows the parameters")
             else:
-                answer = await anyio.to_thread.run_sync(answer_batch, body, served, note, limiter=self.server.batches)
+                batch = anyio.to_thread.run_sync(answer_batch, body, served, observed, limiter=self.server.batches)
+                answer = await batch
         except Exception:  # a ValidationError, or anything unexpected: the ordinary route meets it again
             await self.app(scope, _replay(bytes(body), message, receive), send)
             return
-        headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
-        if note:
-            headers.append(note.header)
+        headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json"), *observed.headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
         # `CountRequests` sees ordinary requests only, because inspecting each message costs more than counting.
-        self.server.recorder.answered(scope["path"], 200, perf_counter_ns() - started, key)
+        self.answered(scope["path"], 200, perf_counter_ns() - started, key)
 
     def _is_plain(self, scope: Scope) -> bool:
         """Whether this is a JSON POST of allowed length to one of the two paths, with no header given twice."""

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from app.journal.journal import Journal
 from app.main import create_app
 from app.monitoring.counts import Recorder
+from app.serving.model_server import Predicted, Served
 from app.settings import Settings
 from penguins.inference import Prediction
 from penguins.journal import tables
@@ -25,6 +26,7 @@ from penguins.schema import EXAMPLE, FEATURES, TARGET
 
 TRUE = TARGET.example
 FALSE = next(label for label in TARGET.values if label != TRUE)
+SERVED: Any = Served({"version": "v"}, None, None)  # type: ignore[arg-type]
 SURE = Prediction(TRUE, {TRUE: 1.0})
 
 
@@ -67,7 +69,7 @@ def test_ids_feedback_accuracy_and_the_export_are_as_in_sqlite(
 def test_what_is_too_much_goes_and_tables_of_other_columns_stay(url: str) -> None:
     recorder = Recorder()
     journal = Journal(url, recorder, days=30, max_rows=10)
-    journal.note([]).many("v", [EXAMPLE] * 25, [SURE] * 25)
+    journal.predicted(Predicted(SERVED, [EXAMPLE] * 25, [SURE] * 25), "a")
     journal.flush()
     journal.tidy()
     with journal.engine.begin() as connection:
@@ -79,7 +81,7 @@ def test_what_is_too_much_goes_and_tables_of_other_columns_stay(url: str) -> Non
         (kept,) = (name for (name,) in connection.execute(text("SHOW TABLES")) if name.startswith("predictions_"))
         assert connection.scalar(text(f"SELECT COUNT(*) FROM {kept}")) == 10
         connection.execute(text(f"DROP TABLE {kept}"))
-    assert recorder.counts(None, None).journal_rows_lost == 0
+    assert recorder.counts().journal_rows_lost == 0
     journal.engine.dispose()
 
 
@@ -99,9 +101,9 @@ def test_a_server_that_stops_answering_costs_rows_and_is_written_to_again(
     journal = Journal(url, recorder, days=30, max_rows=100)
 
     def write() -> tuple[int, int]:
-        journal.note([]).one("v", EXAMPLE, SURE)
+        journal.predicted(Predicted(SERVED, [EXAMPLE], [SURE], batch=False), "a")
         journal.flush()
-        counts = recorder.counts(None, None)
+        counts = recorder.counts()
         return counts.journal_rows, counts.journal_rows_lost
 
     assert write() == (1, 0)

@@ -26,8 +26,8 @@ def compile_once() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app.serving.compiled, "_compile_apart", _compile_here)
-        patch.setattr(app.serving.model_server, "load", _load)
-        patch.setattr(app.serving.model_server, "warm_up", lambda: None)
+        patch.setattr(app.serving.compiled, "load", _load)
+        patch.setattr(app.serving.compiled, "warm_up", lambda: None)
         yield
 
 

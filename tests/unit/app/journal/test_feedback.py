@@ -14,6 +14,7 @@ from sqlalchemy import delete
 
 import app.journal.feedback
 from app.main import create_app
+from app.serving.model_server import Predicted, Served
 from app.settings import Settings
 from penguins.evaluation.gate import wilson
 from penguins.inference import Prediction
@@ -43,6 +44,11 @@ def client(published: Registry, url: str) -> Iterator[TestClient]:
 
 def predict(client: TestClient, request_id: str) -> None:
     assert client.post("/predict", json=EXAMPLE, headers={"X-Request-ID": request_id}).json()[TARGET.name] == TRUE
+
+
+def made(version: str, label: str) -> Predicted:
+    served: Any = Served({"version": version}, None, None)  # type: ignore[arg-type]
+    return Predicted(served, [EXAMPLE], [Prediction(label, {})], batch=False)
 
 
 def say(client: TestClient, *labels: tuple[str, str]) -> Any:
@@ -222,7 +228,7 @@ def test_replicas_know_each_others_predictions_and_say_the_same(
 
 def test_a_version_long_gone_can_be_told_the_truth_days_later(client: TestClient) -> None:
     journal = client.app.state.journal  # type: ignore[attr-defined]
-    journal.note([(b"x-request-id", b"old")]).one("gone", EXAMPLE, Prediction(FALSE, {}))
+    journal.predicted(made("gone", FALSE), "old")
     answer = say(client, ("old", TRUE)).json()["results"][0]
     assert (answer["predicted"], answer["model_version"]) == (FALSE, "gone")
     found = metrics(client)
@@ -299,5 +305,5 @@ def test_a_label_that_another_process_keeps_at_the_same_moment_counts_once(
 def test_an_id_used_twice_means_the_later_prediction(client: TestClient) -> None:
     journal = client.app.state.journal  # type: ignore[attr-defined]
     for label in (FALSE, THIRD):
-        journal.note([(b"x-request-id", b"twice")]).one("v", EXAMPLE, Prediction(label, {}))
+        journal.predicted(made("v", label), "twice")
     assert say(client, ("twice", TRUE)).json()["results"][0]["predicted"] == THIRD

@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 import app.journal.journal
 from app.journal.journal import DAY, Clock, Journal
 from app.monitoring.counts import Recorder
+from app.serving.model_server import Predicted, Served
 from app.settings import Settings
 from penguins.inference import Prediction
 from penguins.journal import tables
@@ -49,11 +50,13 @@ WORKER = """
 import sys
 from app.journal.journal import Journal
 from app.monitoring.counts import Recorder
+from app.serving.model_server import Predicted, Served
 from penguins.inference import Prediction
-from penguins.schema import EXAMPLE, TARGET
+from penguins.schema import EXAMPLE
 journal = Journal(sys.argv[1], Recorder(), days=30, max_rows=10**6)
+made = Predicted(Served({"version": "v"}, None, None), [EXAMPLE], [Prediction("x", {})], batch=False)
 for number in range(10**9):
-    journal.note([(b"x-request-id", f"{sys.argv[2]}-{number}".encode())]).one("v", EXAMPLE, Prediction("x", {}))
+    journal.predicted(made, f"{sys.argv[2]}-{number}")
     journal.flush()
     assert not journal._problem, journal._problem
 """
@@ -76,13 +79,20 @@ def new(url: str, recorder: Recorder, rows: int = 10**6) -> Journal:
     return journal
 
 
+def made(*records: dict[str, Any], version: str = "v") -> Predicted:
+    """Return a prediction of one record, or a batch of several."""
+    records = records or (EXAMPLE,)
+    served: Any = Served({"version": version}, None, None)  # type: ignore[arg-type]
+    return Predicted(served, records, [SURE] * len(records), batch=len(records) > 1)
+
+
 def note(journal: Journal, number: int = 1) -> None:
     for _ in range(number):
-        journal.note([]).one("v", EXAMPLE, SURE)
+        journal.predicted(made(), journal.request_id([]))
 
 
 def counted(recorder: Recorder) -> tuple[int, int]:
-    counts = recorder.counts(None, None)
+    counts = recorder.counts()
     return counts.journal_rows, counts.journal_rows_lost
 
 
@@ -103,13 +113,13 @@ def now() -> datetime:
 
 def test_pandas_reads_what_was_written(url: str, journal: Journal) -> None:
     sex = FEATURES[-1].name
-    journal.note([(b"x-request-id", b"mine")]).one("v1", {**EXAMPLE, sex: None}, SURE)
-    journal.note([(b"x-request-id", b"many")]).many("v1", [EXAMPLE] * 2, [SURE] * 2, first=7)
+    journal.predicted(made({**EXAMPLE, sex: None}), "mine")
+    journal.predicted(made(EXAMPLE, EXAMPLE), "many")
     journal.flush()
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
         frame = pd.read_sql("SELECT * FROM predictions", connection, parse_dates=["time"])
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert list(frame["id"]) == ["mine", "many/7", "many/8"]
+    assert list(frame["id"]) == ["mine", "many/0", "many/1"]
     assert abs(frame["time"][0] - pd.Timestamp.now("UTC").tz_localize(None)) < pd.Timedelta(hours=1)
     assert frame[sex].isna().tolist() == [True, False, False]
     for column in NUMBERS:
@@ -120,10 +130,10 @@ def test_pandas_reads_what_was_written(url: str, journal: Journal) -> None:
 
 def test_a_request_id_is_taken_or_made(journal: Journal) -> None:
     for good in (b"a", b"x" * 128, b"1-67891233:abc/def+_.=@"):
-        assert journal.note([(b"host", b"h"), (b"x-request-id", good)]).id == good.decode()
+        assert journal.request_id([(b"host", b"h"), (b"x-request-id", good)]) == good.decode()
     made = set()
     for bad in ([b""], [b"x" * 129], [b"a,b"], [b'"a"'], [b"a b"], [b"a\n"], ["ä".encode()], [b"a", b"a"], []):
-        made.add(journal.note([(b"x-request-id", value) for value in bad]).id)
+        made.add(journal.request_id([(b"x-request-id", value) for value in bad]))
     assert len(made) == 9
     assert all(len(one) < 40 for one in made)
 

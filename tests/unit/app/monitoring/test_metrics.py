@@ -136,7 +136,7 @@ def test_latencies_are_a_histogram_of_all_requests_with_each_bound_in_its_bin(se
         serving.post("/predict", json=EXAMPLE)
     serving.post("/predict", content=b"{}", headers=JSON)
     for nanoseconds in (500_000, 500_001, 3 * 10**9):
-        serving.app.state.model_server.recorder.answered("/models", 200, nanoseconds)  # type: ignore[attr-defined]
+        serving.app.state.metrics._recorder.answered("/models", 200, nanoseconds)  # type: ignore[attr-defined]
     scrape = Scrape(serving)
     buckets = scrape.by("request_duration_seconds_bucket", "endpoint", "le")
     total = scrape.by("request_duration_seconds_sum", "endpoint")
@@ -167,7 +167,7 @@ def test_counts_are_exact_under_concurrency_on_every_route(serving: TestClient, 
 
 def test_what_is_noted_is_counted_before_it_grows(serving: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.monitoring.counts, "AT_ONCE", 4)
-    recorder = serving.app.state.model_server.recorder  # type: ignore[attr-defined]
+    recorder = serving.app.state.metrics._recorder  # type: ignore[attr-defined]
     for headers in (JSON, ORDINARY, JSON, ORDINARY, JSON):
         serving.post("/predict", json=EXAMPLE, headers=headers)
     assert (len(recorder._answered), len(recorder._predicted)) == (1, 1)

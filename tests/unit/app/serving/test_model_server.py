@@ -17,7 +17,8 @@ import app.main
 import app.serving
 import app.serving.compiled
 from app.errors import ModelNotReadyError
-from app.serving.compiled import CompileError
+from app.serving import compiled
+from app.serving.compiled import CompileError, load
 from app.serving.model_server import ModelServer
 from penguins.inference import ModelError
 from penguins.registry import Registry
@@ -28,7 +29,7 @@ Publish = Callable[[], dict[str, Any]]
 
 @pytest.fixture
 def server(registry: Registry) -> ModelServer:
-    return ModelServer(registry, poll_seconds=1, retry_seconds=0.001)
+    return ModelServer(registry, compiled, poll_seconds=1, retry_seconds=0.001)
 
 
 def spoil(registry: Registry, version: str) -> None:
@@ -46,7 +47,7 @@ def test_without_a_model_the_reason_is_given(server: ModelServer) -> None:
 def said(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a request is told during each load."""
     told: list[str] = []
-    load = app.serving.model_server.load
+    load = app.serving.compiled.load
 
     def asked(pickled: bytes, manifest: dict[str, Any]) -> Any:
         with pytest.raises(ModelNotReadyError) as error:
@@ -54,7 +55,7 @@ def said(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         told.append(str(error.value))
         return load(pickled, manifest)
 
-    monkeypatch.setattr(app.serving.model_server, "load", asked)
+    monkeypatch.setattr(app.serving.compiled, "load", asked)
     return told
 
 
@@ -111,13 +112,13 @@ def test_while_a_version_loads_nothing_is_said_of_a_pointer_or_a_volume_that_is_
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The versions that were loaded, not counting what was taken over from before."""
     versions: list[str] = []
-    load = app.serving.model_server.load
+    load = app.serving.compiled.load
 
     def noted(pickled: bytes, manifest: dict[str, Any]) -> Any:
         versions.append(manifest["version"])
         return load(pickled, manifest)
 
-    monkeypatch.setattr(app.serving.model_server, "load", noted)
+    monkeypatch.setattr(app.serving.compiled, "load", noted)
     return versions
 
 
@@ -153,8 +154,8 @@ def test_a_bad_version_is_refused_and_the_last_good_one_goes_on(
     assert server.refused is not None
     assert server.refused.version == bad
     assert "sha256" in server.refused.reason
-    assert server.counts().rejections == 1
-    assert server.counts().loads == 1
+    assert server.rejections == 1
+    assert server.loads == 1
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
         f"version {bad} refused: {server.refused.reason}"
     ]
@@ -239,7 +240,7 @@ def test_a_version_that_waits_serves_only_once_it_is_activated(
     registry.activate(waiting)
     server.refresh()
     assert server.require().version == waiting
-    restarted = ModelServer(registry, poll_seconds=1, retry_seconds=0.001)
+    restarted = ModelServer(registry, compiled, poll_seconds=1, retry_seconds=0.001)
     registry._point_to(bad)
     restarted.refresh()
     assert restarted.require().version == waiting  # it has served
@@ -248,7 +249,7 @@ def test_a_version_that_waits_serves_only_once_it_is_activated(
 def test_older_versions_are_not_tried_at_every_look(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = ModelServer(registry, poll_seconds=1, retry_seconds=60)
+    server = ModelServer(registry, compiled, poll_seconds=1, retry_seconds=60)
     versions = [publish()["version"] for _ in range(3)]
     tried: list[str] = []
 
@@ -256,7 +257,7 @@ def test_older_versions_are_not_tried_at_every_look(
         tried.append(manifest["version"])
         raise ModelError("bad")
 
-    monkeypatch.setattr(app.serving.model_server, "load", bad)
+    monkeypatch.setattr(app.serving.compiled, "load", bad)
     for _ in range(5):
         server.refresh()
     assert tried == versions[::-1]
@@ -280,19 +281,19 @@ def test_where_nothing_is_good_the_reason_is_given_and_each_version_is_refused_o
     assert server.refused is not None
     assert server.refused.version == registry.current()
     assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 3
-    assert server.counts().rejections == 3
+    assert server.rejections == 3
     good = publish()["version"]
     server.refresh()
     assert server.require().version == good
     registry._point_to(versions[0])  # asked for anew, it is refused anew
     server.refresh()
-    assert server.counts().rejections == 4
+    assert server.rejections == 4
 
 
 def test_a_model_that_cannot_be_compiled_predicts_itself_counts_and_says_so(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(app.serving.model_server, "load", app.serving.compiled.load)
+    monkeypatch.setattr(app.serving.compiled, "load", load)  # not the one that remembers
     monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: CompileError("no graph for this"))
     publish()
     with TestClient(app.main.create_app(registry=registry)) as client:

@@ -43,7 +43,7 @@ class Both:
             self.ordinary += 1
             await plain(scope, receive, send)
 
-        self.fast = FastPredict(counted, server, LIMIT)
+        self.fast = FastPredict(counted, server, plain.state.observed, lambda *_: None, LIMIT)
 
     def same(self, body: bytes | list[bytes], headers: Any = None, path: str = "/predict", **scope: Any) -> Answer:
         """Send it to both, compare what they answer, and return that."""

@@ -1,0 +1,41 @@
+"""Who wants to know what was predicted: the counts, and the journal if there is one. Predicting knows of neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from starlette.responses import Response
+
+from app.serving.model_server import Predicted
+
+HEADER = b"x-request-id"
+Observe = Callable[[Predicted, str | None], None]
+
+
+class Observed:
+    """One request, and who wants to know what it was answered.
+
+    Parameters
+    ----------
+    observers : sequence of callable
+        Each is told what was predicted, and the request's id. It must be quick: the request waits for it.
+    request_id : str, optional
+        It is echoed, so that feedback can name it. Only a journal needs one.
+    """
+
+    def __init__(self, observers: Sequence[Observe], request_id: str | None) -> None:
+        self._observers = observers
+        self._id = request_id
+
+    def tell(self, predicted: Predicted) -> Predicted:
+        """Tell all observers, and return what was predicted."""
+        for observe in self._observers:
+            observe(predicted, self._id)
+        return predicted
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(HEADER, self._id.encode())] if self._id is not None else []
+
+    def echo(self, response: Response) -> None:
+        response.raw_headers += self.headers
