@@ -219,7 +219,7 @@ def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
     @app.get("/health/ready", tags=["health"], responses=NOT_READY, response_model_exclude_none=True)
     async def ready(_: CurrentModel, server: CurrentServer) -> Health:
         """A model is loaded, and it reproduces its golden rows. `registry` says why no other one would take over."""
-        return Health(status="ready", registry=server.looks.problem)
+        return Health(status="ready", registry=server.problem)
 
 
 def _report(registry: Registry, version: str) -> HTMLResponse:

@@ -36,7 +36,6 @@ class Counts:
     predictions: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TARGET.values, 0)))
     loads: int = 0
     rejections: int = 0
-    looks_given_up: int = 0
     journal_rows: int = 0
     journal_rows_lost: int = 0
     # The rows that `version` predicted, by feature and bin.
@@ -49,7 +48,6 @@ class Counts:
         self.predictions.update(other.predictions)
         self.loads += other.loads
         self.rejections += other.rejections
-        self.looks_given_up += other.looks_given_up
         self.journal_rows += other.journal_rows
         self.journal_rows_lost += other.journal_rows_lost
         if self.version == other.version:
@@ -107,10 +105,6 @@ class Recorder:
     def rejected(self) -> None:
         with self._lock:
             self._counts.rejections += 1
-
-    def gave_up(self) -> None:
-        with self._lock:
-            self._counts.looks_given_up += 1
 
     def journal_written(self, rows: int) -> None:
         with self._lock:

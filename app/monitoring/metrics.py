@@ -107,11 +107,6 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "modelo_penguin_model_rejections", "Versions that were refused, counted by each worker", counts.rejections
         )
-        yield CounterMetricFamily(
-            "modelo_penguin_registry_looks_given_up",
-            "Looks at the registry that did not come back, counted by each worker",
-            counts.looks_given_up,
-        )
         if self._journal:
             yield CounterMetricFamily(
                 "modelo_penguin_journal_rows", "Predictions written to the journal", counts.journal_rows
@@ -124,7 +119,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "modelo_penguin_registry_seen_timestamp_seconds",
             "When the registry last had a pointer that can be trusted",
-            self._server.looks.seen,
+            self._server.seen,
         )
         yield GaugeMetricFamily("modelo_penguin_ready", "1 while a proven model serves", value=served is not None)
         yield GaugeMetricFamily(

@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from app.errors import ModelNotReadyError
 from app.monitoring.counts import Counts, Recorder
 from app.serving.compiled import cool_down, load, warm_up
-from app.serving.watch import Look, Looks
 from penguins.data.drift import Drift
 from penguins.inference import ModelError, Predictor
 from penguins.registry import NoModelError, Pointer, Registry, RegistryError, is_held_back
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from app.journal.journal import Note
 
 log = logging.getLogger(__name__)
+
+SECONDS_FOR_A_LOOK = 5.0  # a volume that takes longer is said not to answer
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ class ModelServer:
         self.recorder = Recorder()
         self._logged: set[Refused] = set()
         self._pointer: Pointer | None = None
-        self.looks = Looks(self._look, registry.root, given_up=self.recorder.gave_up)
+        self.seen = 0.0  # the Unix time of the last look at the registry that found all well
+        self._problem: str | None = None
+        self._reading_since: float | None = None
         # One batch at a time: two would only take turns for the same lock, and single requests wait for both.
         self.batches = anyio.CapacityLimiter(1)
         self.reads = anyio.CapacityLimiter(1)  # of the registry's files, for requests: each may have some MiB
@@ -92,17 +95,19 @@ class ModelServer:
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
         self._retry_at = self._retry_older_at = 0.0
-        self._stop = threading.Event()
+        self._looked, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Refresh once, so that an existing model serves the first request. Then watch the pointer."""
-        self.refresh()
-        if self.served is None:
-            warm_up()
+        """Watch the pointer. Wait for the first look, so that an existing model serves the first request."""
+        self._looked.clear()
         self._stop.clear()
         self._thread = threading.Thread(target=self._watch, name="model-watch", daemon=True)
         self._thread.start()
+        while not (self._looked.wait(0.1) or self._does_not_answer()):
+            pass
+        if self.served is None:
+            warm_up()
 
     def stop(self) -> None:
         self._stop.set()
@@ -113,7 +118,7 @@ class ModelServer:
     def require(self) -> Served:
         """Return the serving model. ModelNotReadyError, with the reason, if there is none."""
         if (served := self.served) is None:
-            raise ModelNotReadyError(self.looks.problem or self._not_ready)
+            raise ModelNotReadyError(self.problem or self._not_ready)
         return served
 
     def counts(self) -> Counts:
@@ -122,18 +127,32 @@ class ModelServer:
         return self.recorder.counts(served.version if served else None, served.drift if served else None)
 
     def refresh(self) -> None:
-        """Swap in the version that the pointer names, if it is new and good. Never raises, and never hangs."""
-        self.looks.look()
+        """Swap in the version that the pointer names, if it is new and good. Never raises; a volume may let it wait."""
+        try:
+            self._look()
+        except Exception:
+            log.exception("checking the registry failed; trying again")
+        self._reading_since = None
+        self._looked.set()
 
-    def _look(self, look: Look) -> None:
-        # A step that may hang has `look.allow` before it and after it: what was given up must change nothing here.
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the registry, although a model may serve."""
+        if self._does_not_answer():
+            return f"{self.registry.root} does not answer: looking at it takes more than {SECONDS_FOR_A_LOOK:g} s"
+        return self._problem
+
+    def _does_not_answer(self) -> bool:
+        since = self._reading_since
+        return since is not None and time.monotonic() - since > SECONDS_FOR_A_LOOK
+
+    def _look(self) -> None:
+        self._reading_since = time.monotonic()
         version = problem = None
         try:
             pointer, problem = self.registry.pointer(seen=self._pointer)
-            look.allow()
             self._pointer, version = pointer, pointer.current
         except RegistryError as error:  # no pointer, or one that cannot be trusted: the serving model stays
-            look.allow()
             self._not_ready = str(error)
             if not isinstance(error, NoModelError):
                 self._refuse("current", str(error))
@@ -143,13 +162,15 @@ class ModelServer:
             if self.refused is None or self.refused.version != version:  # else the reason is still the one to give
                 now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
                 self._not_ready = f"version {version} was published, and has been loading since {now}: ask again"
-            self._swap_in(version, look)
+            self._swap_in(version)
         if problem and version and not (self.refused and self.refused.version == version):
             self._refuse("current", problem)  # its copy counts
         if self.served is None and self.refused is not None and time.monotonic() >= self._retry_older_at:
-            self._swap_in_newest_good(look)
+            self._swap_in_newest_good()
             self._retry_older_at = time.monotonic() + self._retry_seconds
-        self.looks.saw(problem)
+        self._problem = problem
+        if problem is None:
+            self.seen = time.time()
 
     def _is_known(self, version: str, problem: str | None) -> bool:
         if self.served and self.served.version == version:
@@ -158,19 +179,16 @@ class ModelServer:
             return True
         return bool(self.refused and self.refused.version == version and time.monotonic() < self._retry_at)
 
-    def _swap_in(self, version: str, look: Look) -> None:
+    def _swap_in(self, version: str) -> None:
         try:
-            look.allow(file_bytes=self.registry.manifest(version)["size_bytes"])
+            self._reading_since = time.monotonic()
             manifest, pickled = self.registry.read(version)
-            look.no_more_reading()
-            self.looks.problem = None  # compiling takes seconds, in which nothing is wrong with the volume
+            self._reading_since = self._problem = None  # compiling takes seconds, and the volume is well
             model, fallback = self._previously_served(manifest) or load(pickled, manifest)
             served = Served(manifest, model, fallback, Drift(manifest["histograms"]), self.recorder)
         except (RegistryError, ModelError) as error:
-            look.allow()
             self._refuse(version, str(error))
         except Exception as error:  # a bad version must never end the look
-            look.allow()
             self._refuse(version, repr(error))
         else:
             self._previous, self.served, self.refused = self.served, served, None
@@ -186,7 +204,7 @@ class ModelServer:
             return None
         return before.model, before.fallback
 
-    def _swap_in_newest_good(self, look: Look) -> None:
+    def _swap_in_newest_good(self) -> None:
         """Serve the newest good version while the current one is bad. `refused` keeps naming the bad one."""
         refused = self.refused
         try:
@@ -194,9 +212,8 @@ class ModelServer:
         except RegistryError:  # as the pointer's error says already
             versions = []
         for version in versions:
-            look.allow()
             if refused and version != refused.version and not is_held_back(self.registry, version):
-                self._swap_in(version, look)
+                self._swap_in(version)
                 if self.served:
                     break
         self.refused = refused
@@ -211,5 +228,6 @@ class ModelServer:
         self._retry_at = time.monotonic() + self._retry_seconds
 
     def _watch(self) -> None:
+        self.refresh()
         while not self._stop.wait(self._poll_seconds):
             self.refresh()

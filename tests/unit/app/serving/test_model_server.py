@@ -101,7 +101,7 @@ def test_while_a_version_loads_nothing_is_said_of_a_pointer_or_a_volume_that_is_
     server.refresh()
     with pytest.raises(ModelNotReadyError, match="the first line of"):
         server.require()
-    assert server.looks.problem
+    assert server.problem
     version = publish()["version"]
     server.refresh()
     assert f"version {version} was published" in said[-1]
