@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from app.bodies import checked, described, parse, refused
 from app.journal.journal import Journal
 from app.schemas import BODY_ERRORS, INVALID, MAX_RECORDS, Problem, category
-from penguins.journal.tables import ID, PREDICTED, SEQ, TIME, URL, VERSION, predictions
+from penguins.journal.tables import ID, PREDICTED, SEQ, TIME, URL, VERSION, JournalError, predictions
 from penguins.journal.tables import feedback as labels
 from penguins.schema import TARGET
 
@@ -79,7 +79,7 @@ async def feedback(request: Request) -> Results:
     try:
         rows = await _find(journal, {prediction_id for prediction_id, _ in truths})
         results = await anyio.to_thread.run_sync(_keep, journal, truths, rows)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, JournalError, OSError) as error:
         raise HTTPException(503, f"nothing was kept: {getattr(error, 'orig', error)}. Send it again later") from error
     if not isinstance(given, list) and not rows:
         raise HTTPException(

@@ -7,20 +7,18 @@ themselves are kept nowhere.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import re
 import secrets
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from penguins.files import RefusedError, opened, replace_file
+from penguins.files import RefusedError, locked, opened, replace_file
 
 LARGEST_FILE = 2**20  # bytes: some ten thousand keys
 SECONDS_TO_LOCK = 10
@@ -144,30 +142,15 @@ def _names(keys: list[Key]) -> list[str]:
 
 @contextmanager
 def _for_change(path: Path) -> Iterator[None]:
-    """Lock the folder, so that nobody else's change is lost."""
+    """Hold the lock beside the file, so that nobody else's change is lost."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _lock(folder, path)
+        with locked(path.with_name(f".{path.name}.lock"), SECONDS_TO_LOCK):
             yield
-        finally:
-            os.close(folder)
+    except TimeoutError:
+        raise KeysError(f"somebody else has been changing the keys {path} for {SECONDS_TO_LOCK} s") from None
     except OSError as error:
-        raise KeysError(f"the keys {path} cannot be written: {error.strerror}") from error
-
-
-def _lock(folder: int, path: Path) -> None:
-    deadline = time.monotonic() + SECONDS_TO_LOCK
-    while True:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise KeysError(f"somebody else has been changing the keys {path} for {SECONDS_TO_LOCK} s") from None
-            time.sleep(0.01)
-        else:
-            return
+        raise KeysError(f"the keys {path} cannot be written: {error.strerror or error}") from error
 
 
 def _replace(path: Path, lines: list[str]) -> None:

@@ -104,7 +104,7 @@ def make_file(path: Path) -> None:
     """Make SQLite's file, for its owner and group. JournalError if SQLite cannot write it, or beside it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if not path.exists() or not path.stat().st_size:  # SQLite itself makes an empty one
             for suffix in ("-wal", "-shm"):  # of a file that was deleted
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             path.touch()

@@ -60,7 +60,7 @@ def test_the_command_line_needs_the_standard_library_alone_and_shows_a_key_once(
     assert file.read_text().splitlines() == [head, *others]
     assert keys("remove", "ship")[0] == 0
     assert keys("list") == (0, "", "")
-    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    assert {p.name for p in file.parent.iterdir()} == {file.name, f".{file.name}.lock"}
 
 
 def test_root_makes_the_file_for_whoever_the_folder_is_for(file: Path) -> None:

@@ -248,6 +248,23 @@ def test_on_a_full_disk_feedback_is_refused_whole_and_predictions_go_on(
     assert outcomes(say(client, ("a", FALSE), ("b", FALSE))) == ["corrected", "new"]
 
 
+def test_where_the_journal_was_taken_away_feedback_is_refused_and_predictions_go_on(client: TestClient) -> None:
+    predict(client, "a")
+    say(client, ("a", TRUE))
+    path = file_of(client.app.state.journal.engine)  # type: ignore[attr-defined]
+    assert path is not None
+    path.parent.rename(path.parent.with_name("away"))
+    path.parent.touch()
+    refused = say(client, ("a", FALSE))
+    assert (refused.status_code, refused.json()["detail"][:17]) == (503, "nothing was kept:")
+    predict(client, "b")
+    assert "modelo_penguin_ready 1.0" in client.get("/metrics").text
+    path.parent.unlink()
+    path.parent.with_name("away").rename(path.parent)
+    predict(client, "c")
+    assert outcomes(say(client, ("a", FALSE), ("c", TRUE))) == ["corrected", "new"]
+
+
 def test_feedback_outlives_its_prediction_and_can_be_corrected_even_then(client: TestClient, rows: Rows) -> None:
     predict(client, "a")
     predict(client, "b")
