@@ -202,20 +202,24 @@ def test_a_model_worse_than_the_serving_one_is_not_published_and_the_verdict_say
     assert registry_of(airflow).current() == first_version
 
 
-def test_a_serving_model_that_cannot_be_read_is_said_and_does_not_block(
+def test_a_serving_model_that_cannot_be_read_fails_the_run_unless_that_is_ignored(
     airflow: AirflowForTests, first_version: str, tmp_path: Path
 ) -> None:
     """The last of those that need the first version: it is spoilt here."""
     registry = registry_of(airflow)
     registry.activate(first_version)
     (registry.root / first_version / "predictions.parquet").write_bytes(b"")
-    run = airflow.run_dag(sqlite_in(tmp_path))
+    refused = airflow.run_dag(sqlite_in(tmp_path))
+    assert refused.returncode != 0
+    assert "what serves cannot be trusted, so nothing can be compared with it" in refused.stdout
+    assert registry.current() == first_version
+    run = airflow.run_dag(sqlite_in(tmp_path), ignore_untrusted_serving=True)
     assert run.returncode == 0, run.stdout
     gate = registry.manifest(registry.current())["metrics"]["gate"]
     assert gate["passed"] is True
     assert gate["serving_version"] == first_version
     assert gate["serving_accuracy"] is None
-    assert "the serving version cannot be compared" in gate["reason"]
+    assert "the serving version cannot be trusted" in gate["reason"]
     assert gate["reason"] in run.stdout
     shutil.rmtree(registry.root / first_version)
 

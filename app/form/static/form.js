@@ -18,6 +18,7 @@ const { target, columns } = facts;
 const byId = (id) => document.getElementById(id);
 let model = null; // what /model-info said last
 let busy = false;
+let again = false;
 
 class Refused extends Error {
   constructor(status, detail) {
@@ -319,10 +320,15 @@ async function predict() {
 
 main.addEventListener("submit", async (event) => {
   event.preventDefault();
+  again = true; // also what is pressed while the last answer is still being shown
   if (busy) return;
   busy = true;
   byId("answer").setAttribute("aria-busy", "true");
-  await predict().finally(() => { busy = false; });
+  while (again) {
+    again = false;
+    await predict();
+  }
+  busy = false;
   byId("answer").removeAttribute("aria-busy");
 });
 

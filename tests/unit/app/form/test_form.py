@@ -297,6 +297,23 @@ def test_an_error_stands_at_its_field_in_the_words_of_the_422(opened: Opened, pe
     expect(page.get_by_role("alert")).to_be_focused()
 
 
+def test_what_is_pressed_while_an_answer_is_still_being_shown_is_asked_next(opened: Opened, penguins: str) -> None:
+    page, held = opened(penguins), list[Any]()
+    page.route("**/predict/batch*", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks what it is given
+    assert predict(page).status == 200
+    expect(page.locator("#answer")).to_have_attribute("aria-busy", "true")
+    for _ in range(600):
+        if held:
+            break
+        page.wait_for_timeout(100)
+    page.get_by_label("body_mass_g").fill("4321")
+    with page.expect_response("**/predict") as response:
+        page.get_by_role("button", name="Predict").click()
+        page.unroute("**/predict/batch*")  # which lets go what it held
+    assert response.value.request.post_data_json["body_mass_g"] == 4321
+    expect(page.locator("#answer")).not_to_have_attribute("aria-busy", "true")
+
+
 def test_without_a_model_a_service_or_an_answer_the_page_says_so(opened: Opened, penguins: str, tmp_path: Path) -> None:
     with served(empty_registry(tmp_path)) as empty:
         page = opened(empty)
