@@ -10,7 +10,6 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -67,7 +66,7 @@ class Recorder:
         # Queued, not counted yet. A deque is thread-safe without a lock.
         self._answered: deque[tuple[str, int, str, int]] = deque()
         self._predicted: deque[Predicted] = deque()
-        self._drifts: WeakKeyDictionary[Served, Drift] = WeakKeyDictionary()
+        self._drifts: dict[str, Drift] = {}  # by version: the serving one's, and the one's before for late requests
         self._lock = threading.Lock()  # batches and the pipeline's own predictions are counted in other threads
 
     def answered(self, endpoint: str, status: int, nanoseconds: int, key: str = "") -> None:
@@ -104,7 +103,11 @@ class Recorder:
 
     def drift_of(self, served: Served) -> Drift:
         """Return what was counted of a version's records since it took over."""
-        return self._drifts.get(served) or self._drifts.setdefault(served, Drift(served.manifest["histograms"]))
+        if (drift := self._drifts.get(served.version)) is None:
+            drift = self._drifts[served.version] = Drift(served.manifest["histograms"])
+            for version in list(self._drifts)[:-2]:
+                self._drifts.pop(version, None)
+        return drift
 
     def journal_written(self, rows: int) -> None:
         with self._lock:

@@ -340,18 +340,22 @@ def test_what_a_killed_launcher_left_is_named_with_what_to_do_whatever_the_ports
     wait_for(lambda: processes_in(folder) == [])
 
 
+def write_main(folder: Path, *changes: str) -> None:
+    """Write a main.py that changes the launcher before it runs it."""
+    lines = ["import signal, sys", "from launcher import __main__ as launcher", *changes, "sys.exit(launcher.main())"]
+    (folder / "main.py").write_text("\n".join(lines) + "\n")
+
+
 def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(
     start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str]
 ) -> None:
     folder = tmp_path / "p"
     fresh_copy(copy, folder)
-    (folder / "main.py").write_text(
-        "import signal, sys\n"
-        "from launcher import __main__ as launcher\n"
-        "class Destroyed:\n"
-        "    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
-        "launcher.launch = lambda *_: Destroyed() and None\n"
-        "sys.exit(launcher.main())\n"
+    write_main(
+        folder,
+        "class Destroyed:",
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)",
+        "launcher.launch = lambda *_: Destroyed() and None",
     )
     launcher = start_process(sys.executable, "main.py", cwd=folder, env={**os.environ, **ports})
     output, _ = launcher.communicate(timeout=60)
@@ -366,12 +370,7 @@ def test_what_an_older_release_signed_is_signed_anew_before_anything_starts_or_t
     folder = tmp_path / "p"
     fresh_copy(copy, folder)
     shutil.copytree(BEFORE_ED25519 / "models", folder / "models")
-    (folder / "main.py").write_text(
-        "import signal, sys\n"
-        "from launcher import __main__ as launcher\n"
-        "launcher.start_airflow = lambda *_: signal.raise_signal(signal.SIGINT)\n"
-        "sys.exit(launcher.main())\n"
-    )
+    write_main(folder, "launcher.start_airflow = lambda *_: signal.raise_signal(signal.SIGINT)")
     (folder / ".local").mkdir()
     keys = Keys(folder / ".local" / "model_signing.key", folder / ".local" / "model_signing.pub")
     keys.private.write_text("neither")
@@ -399,13 +398,11 @@ def test_where_what_serves_cannot_be_trusted_nothing_is_trained_and_all_else_sta
 ) -> None:
     folder = tmp_path / "p"
     fresh_copy(copy, folder)
-    (folder / "main.py").write_text(
-        "import signal, sys\n"
-        "from launcher import __main__ as launcher\n"
-        "launcher.start_airflow = lambda *_: None\n"
-        "launcher.Airflow.connect = lambda *_: ''\n"
-        "launcher.start_triggerer = lambda *_: signal.raise_signal(signal.SIGINT)\n"
-        "sys.exit(launcher.main())\n"
+    write_main(
+        folder,
+        "launcher.start_airflow = lambda *_: None",
+        "launcher.Airflow.connect = lambda *_: ''",
+        "launcher.start_triggerer = lambda *_: signal.raise_signal(signal.SIGINT)",
     )
     (folder / "models").mkdir()
     (folder / "models" / "current").write_text("x\n")

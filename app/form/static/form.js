@@ -324,12 +324,15 @@ main.addEventListener("submit", async (event) => {
   if (busy) return;
   busy = true;
   byId("answer").setAttribute("aria-busy", "true");
-  while (again) {
-    again = false;
-    await predict();
+  try {
+    while (again) {
+      again = false;
+      await predict();
+    }
+  } finally {
+    busy = false;
+    byId("answer").removeAttribute("aria-busy");
   }
-  busy = false;
-  byId("answer").removeAttribute("aria-busy");
 });
 
 main.addEventListener("input", (event) => {
