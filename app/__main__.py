@@ -15,14 +15,14 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from app import SHARED_FOLDER
-from app.connections import BOUNDS
+from app.guards.connections import BOUNDS
 from app.journal.journal import Journal
 from app.main import create_app
 from app.monitoring.counts import Recorder
 from app.monitoring.port import bound_socket
 from app.settings import Settings
+from penguins.api_keys import KeysError, read_keys
 from penguins.journal.tables import EXAMPLE_URL, URL, JournalError
-from penguins.keys import KeysError, read_keys
 
 JOURNAL_NOW = (
     f"The journal is in a database now: set {URL}, for example to {EXAMPLE_URL}, and API_JOURNAL_ROWS for its size. "

@@ -14,13 +14,15 @@ from pydantic_core import to_json
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp
 
-from app.access import Keys, RequireKey, locked
-from app.admission import AdmitBody
-from app.bodies import add_schemas, batch_of, described
-from app.browsers import HeadAsGet, WithoutPrefix, add_swagger, allow_origins
 from app.dependencies import CurrentModel, CurrentRequest, CurrentServer
 from app.errors import NoReportError, add_error_handlers
+from app.fast import loader
+from app.fast.shortcut import FastPredict
 from app.form.page import add_form
+from app.guards.access import Keys, RequireKey, locked
+from app.guards.admission import AdmitBody
+from app.guards.bodies import add_schemas, batch_of, described
+from app.guards.browsers import HeadAsGet, WithoutPrefix, add_swagger, allow_origins
 from app.inference_protocol import routes as inference_protocol
 from app.journal.feedback import Feedback
 from app.journal.feedback import routes as feedback
@@ -42,11 +44,9 @@ from app.schemas import (
     Rejection,
     Version,
 )
-from app.serving import compiled
 from app.serving.answers import answer_of
 from app.serving.model_server import ModelServer
 from app.serving.observers import Observe, Observed
-from app.serving.shortcut import FastPredict
 from app.settings import Settings
 from penguins.registry import VERSION_PATTERN, Registry, RegistryError, waiting_versions
 from penguins.report.page import HEADERS
@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     settings = settings or Settings()
     server = ModelServer(
         registry or Registry.from_environment(),
-        compiled,
+        loader,
         poll_seconds=settings.poll_seconds,
         retry_seconds=settings.retry_seconds,
     )

@@ -106,7 +106,7 @@ def _registry(root: Path) -> Registry:
 
 
 def _publish_base(folder: Path, number: int) -> None:
-    from penguins.evaluation.facts import evaluate
+    from penguins.evaluation.evaluate import evaluate
     from penguins.training.pipeline import split
 
     root = folder / f"base-{number}"

@@ -24,9 +24,9 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmarks.servers import ROOT, Server, Window, free_port, summary
+from penguins.api_keys import add_key
 from penguins.data.warehouse import compact
-from penguins.evaluation.facts import evaluate
-from penguins.keys import add_key
+from penguins.evaluation.evaluate import evaluate
 from penguins.registry import Keys, Registry
 from penguins.schema import COLUMNS, CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
 from penguins.training.pipeline import build_pipeline, clean, fit, split

@@ -175,7 +175,7 @@ def train(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     import json
 
-    from penguins.evaluation.facts import evaluate
+    from penguins.evaluation.evaluate import evaluate
     from penguins.evaluation.gate import GateError
 
     files = _files(run_id, ti.xcom_pull(task_ids="train")["files"])

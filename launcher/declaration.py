@@ -8,7 +8,7 @@ import importlib
 from types import TracebackType
 
 from launcher import ROOT
-from penguins.columns import SchemaError
+from penguins.column_types import SchemaError
 
 SHOWN = "plugins/penguins/schema.py"
 SCHEMA = ROOT / SHOWN

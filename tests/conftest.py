@@ -56,7 +56,7 @@ def trained(
     penguins_tables: tuple[pa.Table, pa.Table], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[bytes, dict[str, Any]]:
     """A pickled model and the facts to publish it with. Not to be changed: all tests see the same."""
-    from penguins.evaluation.facts import evaluate
+    from penguins.evaluation.evaluate import evaluate
     from penguins.training.pipeline import build_pipeline, fit
 
     train, test = penguins_tables

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penguins.evaluation.facts import evaluate
+from penguins.evaluation.evaluate import evaluate
 from penguins.inference import unpickle
 from penguins.registry import Registry
 from penguins.schema import TARGET

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from app.schemas import MAX_RECORDS
-from penguins.columns import Column
+from penguins.column_types import Column
 from penguins.schema import FEATURES, TARGET, Number
 
 HERE = Path(__file__).parent

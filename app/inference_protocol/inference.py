@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from app.bodies import checked, parse
 from app.errors import detail_of
+from app.guards.bodies import checked, parse
 from app.inference_protocol.messages import InferenceRequest
 from app.inference_protocol.tensors import InferenceError, outputs_of, records_of, requested_outputs
 from app.schemas import RECORDS

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 
-from app.access import Keys, locked
-from app.bodies import add_schemas, described
 from app.dependencies import CurrentModel, CurrentRequest, CurrentServer
 from app.errors import ServiceError
+from app.guards.access import Keys, locked
+from app.guards.bodies import add_schemas, described
 from app.inference_protocol.inference import MODEL, answer
 from app.inference_protocol.messages import (
     EXAMPLE_REQUEST,

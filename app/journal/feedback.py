@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from app.bodies import checked, described, parse, refused
+from app.guards.bodies import checked, described, parse, refused
 from app.journal.journal import Journal
 from app.schemas import BODY_ERRORS, INVALID, MAX_RECORDS, Problem, category
 from penguins.journal.tables import ID, PREDICTED, SEQ, TIME, URL, VERSION, JournalError, predictions

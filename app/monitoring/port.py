@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from app.connections import BOUNDS
+from app.guards.connections import BOUNDS
 from app.monitoring.metrics import Metrics
 from app.settings import Settings
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access import NAME_IN_SCOPE
+from app.guards.access import NAME_IN_SCOPE
 from app.monitoring.counts import Recorder
 
 OTHER = "other"  # every unknown path, so that clients cannot create series by requesting new ones

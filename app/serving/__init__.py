@@ -1,1 +1,1 @@
-"""The model that serves: its life cycle, its compiled form, and the shortcut for valid requests."""
+"""The model that serves: its life cycle, its answers, and who observes them."""

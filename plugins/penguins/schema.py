@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from penguins.columns import Category, Number, checked_target
+from penguins.column_types import Category, Number, checked_target
 
 # ------------------------------------------------------------------ your own table: replace from here
 

@@ -323,7 +323,7 @@ def test_every_container_reaches_what_it_needs_and_nothing_else_and_may_do_nothi
 
 
 def add_api_key(stack: Stack, name: str) -> str:
-    said = stack.compose(*IN_INIT, "python", "airflow-init", "-m", "penguins.keys", "add", name)
+    said = stack.compose(*IN_INIT, "python", "airflow-init", "-m", "penguins.api_keys", "add", name)
     assert "started with API_KEYS_FILE=/srv/.local/api_keys" in said
     return re.findall(r"^[\w-]{43}$", said, re.MULTILINE)[0]
 

@@ -16,7 +16,7 @@ import httpx2
 import psutil
 import pytest
 
-from app.connections import CONNECTIONS, HEAD_BYTES, HEAD_LINES, PIPELINED
+from app.guards.connections import CONNECTIONS, HEAD_BYTES, HEAD_LINES, PIPELINED
 from penguins.schema import EXAMPLE
 from support import ROOT, Service, empty_registry, free_port
 
@@ -26,10 +26,10 @@ GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 HEAD = POST + b"Content-Length: %d\r\n\r\n" % len(BODY)
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-# Sets constants of app.connections, then becomes `python -m app`.
+# Sets constants of app.guards.connections, then becomes `python -m app`.
 SHORTER = """
-import runpy, sys, app.connections
-vars(app.connections).update({constants})
+import runpy, sys, app.guards.connections
+vars(app.guards.connections).update({constants})
 runpy.run_module("app", run_name="__main__", alter_sys=True)
 """
 

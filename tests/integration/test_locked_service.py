@@ -20,7 +20,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from app.inference_protocol.messages import EXAMPLE_REQUEST
-from penguins.keys import add_key, remove_key
+from penguins.api_keys import add_key, remove_key
 from penguins.schema import EXAMPLE, TARGET
 from support import ROOT, Service, empty_registry, free_port
 

@@ -415,7 +415,7 @@ def test_while_the_first_version_loads_every_503_says_so(
 
 def waiting_compiler(service: Service) -> psutil.Process:
     (compiler,) = psutil.Process(service.process.pid).children()
-    assert "app.serving.compiler" in compiler.cmdline()
+    assert "app.fast.compiler" in compiler.cmdline()
     return compiler
 
 

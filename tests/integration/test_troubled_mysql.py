@@ -18,7 +18,7 @@ import pytest
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 
 from benchmarks.mysql import SCHEMA
-from penguins.columns import Category, Number
+from penguins.column_types import Category, Number
 from penguins.data import mysql, warehouse
 from penguins.data.source import check_source
 from penguins.data.warehouse import DatabaseLostError, Warehouse, WarehouseError, open_warehouse

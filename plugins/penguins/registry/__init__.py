@@ -1,9 +1,9 @@
 """The models on the shared volume. `python -m penguins.registry --help` lists the commands."""
 
 from penguins.registry.errors import NoModelError, RegistryError
-from penguins.registry.keys import Keys
 from penguins.registry.names import VERSION_PATTERN
 from penguins.registry.pointer import Pointer
+from penguins.registry.signing import Keys
 from penguins.registry.store import PROJECT, Registry
 from penguins.registry.waiting import is_held_back, waiting_versions
 

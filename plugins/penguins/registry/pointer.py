@@ -16,8 +16,8 @@ from pathlib import Path
 
 from penguins.files import KIBIBYTE, flush_folder, read_file, write_file
 from penguins.registry.errors import RegistryError, reason
-from penguins.registry.keys import Keys
 from penguins.registry.names import NO_VERSION, is_version
+from penguins.registry.signing import Keys
 
 CURRENT, LAST = "current", ".last-pointer"
 LONGEST = 4 * KIBIBYTE

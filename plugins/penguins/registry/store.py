@@ -32,9 +32,9 @@ from typing import Any
 
 from penguins.files import MEBIBYTE, RefusedError, flush_folder, locked, read_file, write_file
 from penguins.registry.errors import NoModelError, RegistryError, reason
-from penguins.registry.keys import Keys
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
 from penguins.registry.pointer import CURRENT, WAY_IN, Pointer, move_pointer, read_pointer
+from penguins.registry.signing import Keys
 from penguins.registry.upgrade import old_keys, sign_anew
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -16,8 +16,8 @@ from typing import Any
 
 from penguins.files import MEBIBYTE, read_file, replace_file
 from penguins.registry.errors import RegistryError, reason
-from penguins.registry.keys import Keys, read
 from penguins.registry.pointer import CURRENT, LAST, LONGEST, Pointer, write_pointer
+from penguins.registry.signing import Keys, read
 
 END_OF_KEY = b"-----END PRIVATE KEY-----"
 SHORTEST = 32

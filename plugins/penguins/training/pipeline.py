@@ -26,7 +26,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from penguins.columns import NULL
+from penguins.column_types import NULL
 from penguins.progress import Progress
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
 from penguins.training.cluster import VARIABLE, fit_forest

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-import app.serving.compiled
+import app.fast.loader
 import app.serving.model_server
+from app.fast.graph import CompileError
+from app.fast.loader import Answer, _compile_apart, load
 from app.main import create_app
-from app.serving.compiled import Answer, CompileError, _compile_apart, load
 from app.settings import Settings
 from penguins.inference import ModelError, load_model
 from penguins.registry import Registry
@@ -25,20 +26,20 @@ def compile_once() -> Iterator[None]:
     Of module scope, so that it comes before a module's own service as well.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.serving.compiled, "_compile_apart", _compile_here)
-        patch.setattr(app.serving.compiled, "load", _load)
-        patch.setattr(app.serving.compiled, "warm_up", lambda: None)
+        patch.setattr(app.fast.loader, "_compile_apart", _compile_here)
+        patch.setattr(app.fast.loader, "load", _load)
+        patch.setattr(app.fast.loader, "warm_up", lambda: None)
         yield
 
 
 @pytest.fixture
 def compile_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile in a process of its own after all, as the service does."""
-    monkeypatch.setattr(app.serving.compiled, "_compile_apart", _compile_apart)
+    monkeypatch.setattr(app.fast.loader, "_compile_apart", _compile_apart)
 
 
 def _compile_here(pickled: bytes, manifest: Mapping[str, Any]) -> Answer:
-    from app.serving.compiler import compile_model
+    from app.fast.compiler import compile_model
 
     try:
         return compile_model(load_model(pickled, manifest), manifest["golden"])

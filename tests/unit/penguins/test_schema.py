@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penguins.columns import Column, SchemaError, checked_target
+from penguins.column_types import Column, SchemaError, checked_target
 from penguins.data.records import header_line
 from penguins.data.warehouse import sql_type
 from penguins.registry import PROJECT

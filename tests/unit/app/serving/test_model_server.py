@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+import app.fast.loader
 import app.main
 import app.serving
-import app.serving.compiled
 from app.errors import ModelNotReadyError
-from app.serving import compiled
-from app.serving.compiled import CompileError, load
+from app.fast import loader
+from app.fast.graph import CompileError
+from app.fast.loader import load
 from app.serving.model_server import ModelServer
 from penguins.inference import ModelError
 from penguins.registry import Registry
@@ -29,7 +30,7 @@ Publish = Callable[[], dict[str, Any]]
 
 @pytest.fixture
 def server(registry: Registry) -> ModelServer:
-    return ModelServer(registry, compiled, poll_seconds=1, retry_seconds=0.001)
+    return ModelServer(registry, loader, poll_seconds=1, retry_seconds=0.001)
 
 
 def spoil(registry: Registry, version: str) -> None:
@@ -47,7 +48,7 @@ def test_without_a_model_the_reason_is_given(server: ModelServer) -> None:
 def said(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a request is told during each load."""
     told: list[str] = []
-    load = app.serving.compiled.load
+    load = app.fast.loader.load
 
     def asked(pickled: bytes, manifest: dict[str, Any]) -> Any:
         with pytest.raises(ModelNotReadyError) as error:
@@ -55,7 +56,7 @@ def said(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         told.append(str(error.value))
         return load(pickled, manifest)
 
-    monkeypatch.setattr(app.serving.compiled, "load", asked)
+    monkeypatch.setattr(app.fast.loader, "load", asked)
     return told
 
 
@@ -112,13 +113,13 @@ def test_while_a_version_loads_nothing_is_said_of_a_pointer_or_a_volume_that_is_
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The versions that were loaded, not counting what was taken over from before."""
     versions: list[str] = []
-    load = app.serving.compiled.load
+    load = app.fast.loader.load
 
     def noted(pickled: bytes, manifest: dict[str, Any]) -> Any:
         versions.append(manifest["version"])
         return load(pickled, manifest)
 
-    monkeypatch.setattr(app.serving.compiled, "load", noted)
+    monkeypatch.setattr(app.fast.loader, "load", noted)
     return versions
 
 
@@ -240,7 +241,7 @@ def test_a_version_that_waits_serves_only_once_it_is_activated(
     registry.activate(waiting)
     server.refresh()
     assert server.require().version == waiting
-    restarted = ModelServer(registry, compiled, poll_seconds=1, retry_seconds=0.001)
+    restarted = ModelServer(registry, loader, poll_seconds=1, retry_seconds=0.001)
     registry._point_to(bad)
     restarted.refresh()
     assert restarted.require().version == waiting  # it has served
@@ -249,7 +250,7 @@ def test_a_version_that_waits_serves_only_once_it_is_activated(
 def test_older_versions_are_not_tried_at_every_look(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = ModelServer(registry, compiled, poll_seconds=1, retry_seconds=60)
+    server = ModelServer(registry, loader, poll_seconds=1, retry_seconds=60)
     versions = [publish()["version"] for _ in range(3)]
     tried: list[str] = []
 
@@ -257,7 +258,7 @@ def test_older_versions_are_not_tried_at_every_look(
         tried.append(manifest["version"])
         raise ModelError("bad")
 
-    monkeypatch.setattr(app.serving.compiled, "load", bad)
+    monkeypatch.setattr(app.fast.loader, "load", bad)
     for _ in range(5):
         server.refresh()
     assert tried == versions[::-1]
@@ -293,8 +294,8 @@ def test_where_nothing_is_good_the_reason_is_given_and_each_version_is_refused_o
 def test_a_model_that_cannot_be_compiled_predicts_itself_counts_and_says_so(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(app.serving.compiled, "load", load)  # not the one that remembers
-    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: CompileError("no graph for this"))
+    monkeypatch.setattr(app.fast.loader, "load", load)  # not the one that remembers
+    monkeypatch.setattr(app.fast.loader, "_compile_apart", lambda *_: CompileError("no graph for this"))
     publish()
     with TestClient(app.main.create_app(registry=registry)) as client:
         info = client.get("/model-info").json()

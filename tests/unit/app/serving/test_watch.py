@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.fast import loader
 from app.main import create_app
-from app.serving import compiled, model_server
+from app.serving import model_server
 from app.serving.model_server import ModelServer
 from app.settings import Settings
 from penguins.registry import Registry
@@ -101,7 +102,7 @@ def test_an_older_or_unsigned_pointer_is_refused_by_name_also_by_a_service_that_
     first = publish()["version"]
     saved = pointer.read_bytes()
     second = publish()["version"]
-    server = ModelServer(registry, compiled, poll_seconds=1, retry_seconds=0.001)
+    server = ModelServer(registry, loader, poll_seconds=1, retry_seconds=0.001)
     server.refresh()
     kept = last.read_bytes()
     for content, said in (
@@ -111,7 +112,7 @@ def test_an_older_or_unsigned_pointer_is_refused_by_name_also_by_a_service_that_
         pointer.write_bytes(content)
         for reader, remains in (
             (server, saved),
-            (ModelServer(registry, compiled, poll_seconds=1, retry_seconds=0.001), kept),
+            (ModelServer(registry, loader, poll_seconds=1, retry_seconds=0.001), kept),
         ):
             last.write_bytes(remains)  # who goes on remembers, even where both were put back
             reader.refresh()

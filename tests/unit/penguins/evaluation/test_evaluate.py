@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from models import Tables, evaluate_here
-from penguins.evaluation.facts import GOLDEN_PER_CLASS, golden_records
+from penguins.evaluation.evaluate import GOLDEN_PER_CLASS, golden_records
 from penguins.inference import load_model, prove
 from penguins.registry import Registry
 from penguins.schema import FEATURES, NUMBERS, TARGET

@@ -34,26 +34,17 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-import app.serving.compiled
-import app.serving.compiler
-import app.serving.folding
+import app.fast.compiler
+import app.fast.folding
+import app.fast.graph
+import app.fast.loader
 import tables
 from app import SHARED_FOLDER
-from app.serving.compiled import (
-    CompiledGraph,
-    CompiledModel,
-    CompileError,
-    CompilerLostError,
-    FoldedForest,
-    _compile_apart,
-    compiled_model,
-    cool_down,
-    load,
-    warm_up,
-)
-from app.serving.compiler import compile_model
+from app.fast.compiler import compile_model
+from app.fast.graph import CompiledGraph, CompiledModel, CompileError, FoldedForest, compiled_model
+from app.fast.loader import CompilerLostError, _compile_apart, cool_down, load, warm_up
 from penguins import inference
-from penguins.evaluation.facts import golden_records
+from penguins.evaluation.evaluate import golden_records
 from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, to_frame, unpickle
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import pipeline as training
@@ -161,13 +152,13 @@ def test_no_label_differs_from_the_pickles_and_probabilities_agree(
 
 
 def test_without_the_cast_to_float32_the_same_rows_show_it(forest: Model, golden: dict[str, Any]) -> None:
-    columns, fills = app.serving.compiler._without_imputers(forest.pipeline)
-    other = compiled_model(app.serving.compiler._compile(forest.pipeline, columns, fills, ()), forest.classes)
+    columns, fills = app.fast.compiler._without_imputers(forest.pipeline)
+    other = compiled_model(app.fast.compiler._compile(forest.pipeline, columns, fills, ()), forest.classes)
     labels, largest = difference(forest, other, around_thresholds(forest, 5000))
     assert labels > 0
     assert largest > TOLERANCE
     with pytest.raises(CompileError, match="differs on rows around the thresholds"):
-        app.serving.compiler._prove_same(forest, other, golden)
+        app.fast.compiler._prove_same(forest, other, golden)
 
 
 def test_probabilities_are_floats_of_every_class_that_sum_to_one(compiled: CompiledModel) -> None:
@@ -246,9 +237,9 @@ def test_every_estimator_is_compiled_and_proven_or_serves_itself(
 def test_a_table_of_one_kind_of_columns_is_compiled(penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = penguins_tables
     for what, kept in {"no categories": NUMBERS, "no numbers": CATEGORIES}.items():
-        for module in (app.serving.compiler, inference, training):
+        for module in (app.fast.compiler, inference, training):
             monkeypatch.setattr(module, "FEATURES", kept)
-        for module in (app.serving.compiled, app.serving.compiler, app.serving.folding, training):
+        for module in (app.fast.graph, app.fast.compiler, app.fast.folding, training):
             monkeypatch.setattr(module, "NUMBERS", tuple(c for c in kept if isinstance(c, Number)))
             monkeypatch.setattr(module, "CATEGORIES", tuple(c for c in kept if not isinstance(c, Number)))
         model = fitted(train.select([TARGET.name, *(c.name for c in kept)]))
@@ -262,7 +253,7 @@ def test_a_table_of_one_kind_of_columns_is_compiled(penguins_tables: Tables, mon
 @pytest.fixture
 def customers() -> Iterator[tuple[Model, list[dict[str, Any]]]]:
     """A model of a table whose categories look like numbers and booleans, and the table's records."""
-    modules = (inference, training, tables, app.serving.compiled, app.serving.compiler, app.serving.folding)
+    modules = (inference, training, tables, app.fast.graph, app.fast.compiler, app.fast.folding)
     with lookalikes.declared(*modules):
         rows = lookalikes.customers().head(3000)
         model = fitted(tables.table_of(rows))
@@ -317,15 +308,15 @@ def test_workers_compile_once_in_a_process_of_its_own(
 ) -> None:
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
     load(*trained)
-    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(app.fast.loader, "_compile_apart", lambda *_: pytest.fail("compiled again"))
     model, fallback = load(*trained)
     assert isinstance(model, CompiledModel)
     assert fallback is None
     pickled, facts = trained
-    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: CompileError("no graph"))
+    monkeypatch.setattr(app.fast.loader, "_compile_apart", lambda *_: CompileError("no graph"))
     for _ in range(2):
         assert load(pickled, {**facts, "dag_run_id": "another"})[1] == "no graph"
-        monkeypatch.setattr(app.serving.compiled, "_compile_apart", lambda *_: pytest.fail("compiled again"))
+        monkeypatch.setattr(app.fast.loader, "_compile_apart", lambda *_: pytest.fail("compiled again"))
     assert len(list(tmp_path.glob("*.compiled"))) == 1
 
 
@@ -348,14 +339,14 @@ def test_a_compiler_that_dies_or_takes_too_long_leaves_the_pipeline(
     trained: Trained, compile_apart: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     compiler = tmp_path / "compiler"
-    monkeypatch.setattr(app.serving.compiled.sys, "executable", str(compiler))
+    monkeypatch.setattr(app.fast.loader.sys, "executable", str(compiler))
     compiler.write_text("#!/bin/sh\necho killed by the test >&2\nkill -9 $$\n")
     compiler.chmod(0o755)
     model, fallback = load(*trained)
     assert isinstance(model, Model)
     assert fallback == "the compiler ended with exit code -9 killed by the test"
     compiler.write_text("#!/bin/sh\nexec sleep 60\n")
-    monkeypatch.setattr(app.serving.compiled, "SECONDS_TO_COMPILE", 0.2)
+    monkeypatch.setattr(app.fast.loader, "SECONDS_TO_COMPILE", 0.2)
     model, fallback = load(*trained)
     assert model.predict([EXAMPLE])[0].label == TARGET.example
     assert fallback == "compiling takes more than 0.2 s"
@@ -371,7 +362,7 @@ def test_a_compiler_that_was_lost_is_asked_again(
         asked.append(1)
         return CompilerLostError("out of memory")
 
-    monkeypatch.setattr(app.serving.compiled, "_compile_apart", lost)
+    monkeypatch.setattr(app.fast.loader, "_compile_apart", lost)
     for _ in range(2):
         assert load(*trained)[1] == "out of memory"
     assert len(asked) == 2
@@ -382,20 +373,20 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
     """A compiler that waits for the first version."""
     monkeypatch.delenv(SHARED_FOLDER, raising=False)
     warm_up()
-    yield psutil.Process(app.serving.compiled._waiting[0].pid)
+    yield psutil.Process(app.fast.loader._waiting[0].pid)
     cool_down()
 
 
 def test_a_compiler_that_waits_is_used_once(
     trained: Trained, compile_apart: None, waiting: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = app.serving.compiled._start
-    monkeypatch.setattr(app.serving.compiled, "_start", lambda: pytest.fail("another one was started"))
+    start = app.fast.loader._start
+    monkeypatch.setattr(app.fast.loader, "_start", lambda: pytest.fail("another one was started"))
     model, fallback = load(*trained)
     assert isinstance(model, CompiledModel)
     assert fallback is None
     assert not waiting.is_running()
-    monkeypatch.setattr(app.serving.compiled, "_start", start)
+    monkeypatch.setattr(app.fast.loader, "_start", start)
     assert load(*trained)[1] is None
 
 
@@ -408,7 +399,7 @@ def test_a_compiler_that_died_or_hangs_while_it_waits_is_only_a_new_start(
     number: signal.Signals,
 ) -> None:
     waiting.send_signal(number)
-    monkeypatch.setattr(app.serving.compiled, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(app.fast.loader, "SECONDS_TO_ANSWER", 0.2)
     model, fallback = load(*trained)
     assert isinstance(model, CompiledModel)
     assert fallback is None
@@ -418,13 +409,13 @@ def test_a_compiler_that_died_or_hangs_while_it_waits_is_only_a_new_start(
 def test_no_compiler_waits_if_none_can_be_started_or_several_workers_would_each_have_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(app.serving.compiled.sys, "executable", str(tmp_path / "none"))
+    monkeypatch.setattr(app.fast.loader.sys, "executable", str(tmp_path / "none"))
     warm_up()
-    assert app.serving.compiled._waiting == []
+    assert app.fast.loader._waiting == []
     monkeypatch.undo()
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
     warm_up()
-    assert app.serving.compiled._waiting == []
+    assert app.fast.loader._waiting == []
     cool_down()
 
 
@@ -432,7 +423,7 @@ def test_the_compiler_ends_with_the_service(tmp_path: Path) -> None:
     reading, writing = os.pipe()  # held open, so that it waits for input for ever
     service = (
         "import os, subprocess, sys\n"
-        f"command = [sys.executable, '-m', 'app.serving.compiler', str(os.getpid())]\n"
+        f"command = [sys.executable, '-m', 'app.fast.compiler', str(os.getpid())]\n"
         f"print(subprocess.Popen(command, stdin={reading}).pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -457,5 +448,5 @@ def test_the_compiler_ends_with_the_service(tmp_path: Path) -> None:
 
 def test_onnx_runtime_keeps_no_files_of_its_own_and_sends_nothing(tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
-    subprocess.run([sys.executable, "-c", "import app.serving.compiled"], env=env, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", "import app.fast.loader"], env=env, check=True, timeout=60)
     assert list(tmp_path.iterdir()) == []

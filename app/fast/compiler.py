@@ -1,4 +1,4 @@
-"""Compile a pickled pipeline into a proven ONNX graph. `compiled.py` runs `python -m app.serving.compiler PARENT`.
+"""Compile a pickled pipeline into a proven ONNX graph. `loader.py` runs `python -m app.fast.compiler PARENT`.
 
 Reads the pickled (pickle, manifest) from standard input and writes the pickled answer to standard output: a `Compiled`,
 a CompileError if the pipeline itself has to serve, or a ModelError if the model must not serve at all. Before that, it
@@ -24,8 +24,9 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from app.serving.compiled import Answer, Compiled, CompiledModel, CompileError, compiled_model
-from app.serving.folding import fold
+from app.fast.folding import fold
+from app.fast.graph import Compiled, CompiledModel, CompileError, compiled_model
+from app.fast.loader import Answer
 from penguins.inference import TOLERANCE, Model, ModelError, load_model, to_frame
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, Number
 

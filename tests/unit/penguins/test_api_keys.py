@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from penguins.keys import LARGEST_FILE, KeysError, add_key, read_keys
+from penguins.api_keys import LARGEST_FILE, KeysError, add_key, read_keys
 from support import ROOT
 
 
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 def test_the_command_line_needs_the_standard_library_alone_and_shows_a_key_once(file: Path) -> None:
     def keys(*arguments: str) -> tuple[int, str, str]:
         env = {"PYTHONPATH": str(ROOT / "plugins"), "API_KEYS_FILE": str(file)}
-        command = [sys.executable, "-S", "-m", "penguins.keys", *arguments]  # -S: without installed packages
+        command = [sys.executable, "-S", "-m", "penguins.api_keys", *arguments]  # -S: without installed packages
         done = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout, done.stderr
 

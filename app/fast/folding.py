@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.pipeline import Pipeline
 
-from app.serving.compiled import Compiled, CompileError, Layout
+from app.fast.graph import Compiled, CompileError, Layout
 from penguins.inference import Record, to_frame
 from penguins.schema import CATEGORIES, EXAMPLE, NUMBERS
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-import app.access
+import app.guards.access
 from app.main import create_app
 from app.settings import Settings
-from penguins.keys import KeysError, add_key, remove_key
+from penguins.api_keys import KeysError, add_key, remove_key
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE
 
@@ -40,7 +40,7 @@ def locked(
     key: str, file: Path, publish: Callable[[], Any], registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TestClient]:
     """The service with one model and one key."""
-    monkeypatch.setattr(app.access, "SECONDS_TO_LOOK", 0.02)
+    monkeypatch.setattr(app.guards.access, "SECONDS_TO_LOOK", 0.02)
     publish()
     with TestClient(create_app(Settings(keys_file=file), registry), raise_server_exceptions=False) as client:
         yield client
@@ -95,7 +95,7 @@ def test_a_wrong_key_is_refused_before_anything_else_and_a_hint_is_given(
         for body in (BODY, b"{", b" " * 5 * 2**20):
             answer = locked.post("/predict", content=body, headers=[*kind.items(), *headers])
             assert answer.status_code == 401, headers
-            assert "python -m penguins.keys add NAME" in answer.json()["detail"]
+            assert "python -m penguins.api_keys add NAME" in answer.json()["detail"]
             assert answer.headers["www-authenticate"] == "APIKey"
             assert key not in answer.text
     assert locked.post("/predict", content=b"{", headers=right).status_code == 422
@@ -181,7 +181,7 @@ def test_the_file_is_read_again_when_it_changes_and_a_bad_one_changes_nothing(
 def test_a_file_that_could_not_be_read_is_tried_again_and_logged_once(
     file: Path, key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys = app.access.Keys(file)
+    keys = app.guards.access.Keys(file)
 
     def broken(_: int) -> Any:
         raise OSError(5, "Input/output error")

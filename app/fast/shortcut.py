@@ -3,7 +3,7 @@
 An ordinary request is parsed into Python objects, validated, answered through a response model and serialized. Here,
 pydantic-core validates the bytes of the body directly, and serializes the answer straight to bytes. Everything else,
 errors included, goes to the ordinary route, which alone decides on the response. Both return the same bytes, which
-tests/unit/app/serving/test_shortcut.py checks.
+tests/unit/app/fast/test_shortcut.py checks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import anyio
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access import Keys
-from app.admission import limit_of
+from app.fast.batches import answer_batch
+from app.guards.access import Keys
+from app.guards.admission import limit_of
 from app.schemas import Record
 from app.serving.answers import answer_of
-from app.serving.batches import answer_batch
 from app.serving.model_server import ModelServer
 from app.serving.observers import Observed
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.fast import batches, shortcut
+from app.fast.shortcut import FastPredict
 from app.main import create_app
-from app.serving import batches, shortcut
-from app.serving.shortcut import FastPredict
 from app.settings import Settings
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, FEATURES

@@ -11,8 +11,8 @@ from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.testclient import TestClient
 
-from app.bodies import MAX_FIELDS, MAX_VALUES, PIECE_ROWS, batch_of
 from app.errors import ERRORS_SHOWN
+from app.guards.bodies import MAX_FIELDS, MAX_VALUES, PIECE_ROWS, batch_of
 from app.main import create_app
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, FEATURES

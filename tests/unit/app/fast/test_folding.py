@@ -12,10 +12,10 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.pipeline import Pipeline
 
-from app.serving import folding
-from app.serving.compiled import CompiledGraph, CompiledModel, FoldedForest, compiled_model
-from app.serving.compiler import _random_records, _without_imputers, compile_model
-from penguins.evaluation.facts import golden_records
+from app.fast import folding
+from app.fast.compiler import _random_records, _without_imputers, compile_model
+from app.fast.graph import CompiledGraph, CompiledModel, FoldedForest, compiled_model
+from penguins.evaluation.evaluate import golden_records
 from penguins.inference import Model, golden_rows, to_frame, unpickle
 from penguins.schema import EXAMPLE, NUMBERS, TARGET
 from penguins.training.pipeline import build_pipeline, feature_frame, fit

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from app.admission import RECORD_BYTES
+from app.guards.admission import RECORD_BYTES
 from app.schemas import MAX_RECORDS, RECORDS
 from app.serving.answers import answers_of
 from app.serving.model_server import Predicted, Served

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import problem
-from penguins.keys import Key, KeysError, digest, read_keys, stamp
+from penguins.api_keys import Key, KeysError, digest, read_keys, stamp
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,10 @@ OPEN = frozenset({"/", "/openapi.json", "/metrics", "/try"})
 OPEN_FOLDERS = ("/health/", "/v2/health/", "/static-offline-docs/", "/try/")
 HEADER = "X-API-Key"
 # For OpenAPI and for Swagger's Authorize. `RequireKey` does the checking, because it comes before a body is read.
-SCHEME = APIKeyHeader(name=HEADER, auto_error=False, description="From `python -m penguins.keys add NAME`.")
-HOW = f"Whoever runs this service makes one with `python -m penguins.keys add NAME`; send it in the header {HEADER}."
+SCHEME = APIKeyHeader(name=HEADER, auto_error=False, description="From `python -m penguins.api_keys add NAME`.")
+HOW = (
+    f"Whoever runs this service makes one with `python -m penguins.api_keys add NAME`; send it in the header {HEADER}."
+)
 
 NAME_IN_SCOPE = "api_key_name"  # where the metrics find the name of the key
 SECONDS_TO_LOOK = 1.0

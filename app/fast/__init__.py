@@ -1,0 +1,1 @@
+"""What makes predictions fast. Without it, the pipeline itself serves, slower."""

@@ -1,0 +1,1 @@
+"""What a request has to pass: connections, bodies, keys, and what browsers and proxies expect."""
