@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from app.schemas import Problem
 from app.serving.model_server import ModelServer, Served
 from app.serving.observers import Observed
 
@@ -26,3 +27,8 @@ async def _observed(request: Request) -> Observed:
 CurrentServer = Annotated[ModelServer, Depends(_model_server)]
 CurrentModel = Annotated[Served, Depends(_served)]
 CurrentRequest = Annotated[Observed, Depends(_observed)]
+
+# What a route with CurrentModel may answer, for OpenAPI.
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Problem, "description": "No model is ready yet. The body says what to do."}
+}

@@ -1,4 +1,4 @@
-"""The FastAPI application: `create_app` builds the routes around a model server."""
+"""The FastAPI application: `create_app` puts the service together, and these routes predict."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Body, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, Body, FastAPI, Query, Request, Response
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
-from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from app.dependencies import CurrentModel, CurrentRequest, CurrentServer
-from app.errors import NoReportError, add_error_handlers
+from app.dependencies import NOT_READY, CurrentModel, CurrentRequest, CurrentServer
+from app.errors import add_error_handlers
 from app.fast import loader
 from app.fast.shortcut import FastPredict
 from app.form.page import add_form
@@ -36,48 +36,31 @@ from app.schemas import (
     BODY_ERRORS,
     Batch,
     BatchPrediction,
-    Health,
-    ModelInfo,
     Prediction,
     Problem,
     Record,
-    Rejection,
-    Version,
 )
 from app.serving.answers import answer_of
 from app.serving.model_server import ModelServer
 from app.serving.observers import Observe, Observed
 from app.settings import Settings
-from penguins.registry import VERSION_PATTERN, Registry, RegistryError, waiting_versions
-from penguins.report.page import HEADERS
+from app.versions import health
+from app.versions import routes as versions
+from penguins.registry import Registry
 from penguins.schema import EXAMPLE
 
 DESCRIPTION = (
     "Predicts with the model that the Airflow DAG `modelo_penguin` published last. "
     "Each response names the version that made it. For people there is [a form](try)."
 )
-NOT_READY: dict[int | str, dict[str, Any]] = {
-    503: {"model": Problem, "description": "No model is ready yet. The body says what to do."}
-}
-UNREADABLE: dict[int | str, dict[str, Any]] = {
-    503: {"model": Problem, "description": "The folder of the models cannot be read."}
-}
-# By reference, because FastAPI would document the errors of an HTML route as HTML too.
-_PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-NO_REPORT: dict[int | str, dict[str, Any]] = {
-    404: {"description": "No such version, or its report is missing or was changed.", **_PROBLEM}
-}
-NO_SERVING_REPORT = {**NO_REPORT, 503: {"description": NOT_READY[503]["description"], **_PROBLEM}}
-
-VersionInPath = Annotated[
-    str, Path(pattern=f"^{VERSION_PATTERN}$", description="As GET /models lists it, such as 20260131T235959Z-0123abcd.")
-]
 Counted = Annotated[bool, Query(description="False for what-if questions, which are neither predictions nor drift.")]
 # Not in the schema itself, where pydantic would sort the example's keys alphabetically.
 ExampleRecord = Annotated[Record, Body(openapi_examples={"a record": {"value": EXAMPLE}})]
 BATCH_BODY = described(
     {"$ref": "#/components/schemas/Batch"}, examples={"two records": {"value": {"records": [EXAMPLE, EXAMPLE]}}}
 )
+
+predictions = APIRouter(tags=["predict"])
 
 
 def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
@@ -109,8 +92,10 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         for part in reversed(parts):
             await anyio.to_thread.run_sync(part.stop)
 
+    unnamed = Observed(observers)
+
     def observed(headers: Iterable[tuple[bytes, bytes]]) -> Observed:
-        return Observed(observers, journal.request_id(headers) if journal else None)
+        return Observed(observers, journal.request_id(headers)) if journal else unnamed
 
     app = FastAPIOffline(
         title="modelo_penguin",
@@ -128,13 +113,13 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     add_error_handlers(app)
     if keys:
         app.add_middleware(RequireKey, keys=keys)
-    routes = APIRouter()
-    _add_routes(routes)
-    for router in (routes, feedback):
+    for router in (predictions, versions, feedback):
         app.include_router(router, **locked(keys, Problem))
     add_schemas(app, Batch, Feedback)
     inference_protocol.add_routes(app, keys)
-    _add_open_routes(app, metrics=not port)
+    app.include_router(health)
+    if not port:
+        app.get("/metrics", name="metrics", tags=["health"], response_class=PlainTextResponse)(metrics_text)
     add_swagger(app, settings.root_path)
     add_form(app, max_body_bytes=settings.max_body_bytes)
     is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
@@ -157,112 +142,38 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     return app
 
 
-def _add_routes(app: APIRouter) -> None:
-    @app.get("/model-info", tags=["model"], response_model=ModelInfo, responses=NOT_READY)
-    async def model_info(served: CurrentModel, server: CurrentServer) -> dict[str, Any]:
-        """The serving model: its origin, its metrics, and the version rejected since, if any."""
-        manifest, refused = served.manifest, server.refused
-        return {
-            **manifest,
-            "warnings": manifest["metrics"].get("warnings", []),  # older versions have none
-            "accuracy": manifest["metrics"]["accuracy"],
-            "features": manifest["columns"],
-            "predictor": "pipeline" if served.fallback else "onnx",
-            "fallback": served.fallback,
-            "rejected": Rejection(version=refused.version, reason=refused.reason) if refused else None,
-        }
+@predictions.post("/predict", response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
+async def predict(
+    record: ExampleRecord, served: CurrentModel, observed: CurrentRequest, response: Response
+) -> dict[str, Any]:
+    """Predict one record. Missing values are null, but at least one measurement is required."""
+    observed.echo(response)
 
-    @app.get("/models", tags=["model"], responses=UNREADABLE)
-    async def models(server: CurrentServer) -> list[Version]:
-        """The published versions, newest first, which of them is serving, and which wait to be activated."""
-        return await anyio.to_thread.run_sync(_versions, server, limiter=server.reads)
+    def answer() -> dict[str, Any]:
+        return answer_of(observed.tell(served.predict([vars(record)], batch=False)))
 
-    @app.get("/models/{version}/report", tags=["model"], response_class=HTMLResponse, responses=NO_REPORT)
-    async def report_of(version: VersionInPath, server: CurrentServer) -> HTMLResponse:
-        """The report published with a version."""
-        return await anyio.to_thread.run_sync(_report, server.registry, version, limiter=server.reads)
+    if served.fallback:  # takes milliseconds, which would block the event loop
+        return await anyio.to_thread.run_sync(answer)
+    return answer()
 
-    @app.get("/report", tags=["model"], response_class=HTMLResponse, responses=NO_SERVING_REPORT)
-    async def report(served: CurrentModel, server: CurrentServer) -> HTMLResponse:
-        """The serving model's report: scores, errors, feature importance and origin."""
-        return await anyio.to_thread.run_sync(_report, server.registry, served.version, limiter=server.reads)
 
-    @app.post("/predict", tags=["predict"], response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
-    async def predict(
-        record: ExampleRecord, served: CurrentModel, observed: CurrentRequest, response: Response
-    ) -> dict[str, Any]:
-        """Predict one record. Missing values are null, but at least one measurement is required."""
+@predictions.post(
+    "/predict/batch",
+    response_model=BatchPrediction,
+    responses={**NOT_READY, **BODY_ERRORS},
+    openapi_extra=BATCH_BODY,
+)
+async def predict_batch(
+    request: Request, served: CurrentModel, server: CurrentServer, observed: CurrentRequest, counted: Counted = True
+) -> Response:
+    """Predict up to 10,000 records, in order, all with the same version."""
+    body = await request.body()
+
+    def answer() -> bytes:
+        predicted = served.predict([vars(record) for record in batch_of(body)])
+        return to_json(answer_of(observed.tell(predicted) if counted else predicted))
+
+    response = Response(await anyio.to_thread.run_sync(answer, limiter=server.batches), media_type="application/json")
+    if counted:
         observed.echo(response)
-
-        def answer() -> dict[str, Any]:
-            return answer_of(observed.tell(served.predict([vars(record)], batch=False)))
-
-        if served.fallback:  # takes milliseconds, which would block the event loop
-            return await anyio.to_thread.run_sync(answer)
-        return answer()
-
-    @app.post(
-        "/predict/batch",
-        tags=["predict"],
-        response_model=BatchPrediction,
-        responses={**NOT_READY, **BODY_ERRORS},
-        openapi_extra=BATCH_BODY,
-    )
-    async def predict_batch(
-        request: Request, served: CurrentModel, server: CurrentServer, observed: CurrentRequest, counted: Counted = True
-    ) -> Response:
-        """Predict up to 10,000 records, in order, all with the same version."""
-        body = await request.body()
-
-        def answer() -> bytes:
-            predicted = served.predict([vars(record) for record in batch_of(body)])
-            return to_json(answer_of(observed.tell(predicted) if counted else predicted))
-
-        response = Response(
-            await anyio.to_thread.run_sync(answer, limiter=server.batches), media_type="application/json"
-        )
-        if counted:
-            observed.echo(response)
-        return response
-
-
-def _add_open_routes(app: FastAPI, *, metrics: bool) -> None:
-    if metrics:
-        app.get("/metrics", name="metrics", tags=["health"], response_class=PlainTextResponse)(metrics_text)
-
-    @app.get("/health/live", tags=["health"], response_model_exclude_none=True)
-    async def live() -> Health:
-        """The process is running."""
-        return Health(status="alive")
-
-    @app.get("/health/ready", tags=["health"], responses=NOT_READY, response_model_exclude_none=True)
-    async def ready(_: CurrentModel, server: CurrentServer) -> Health:
-        """A model is loaded, and it reproduces its golden rows. `registry` says why no other one would take over."""
-        return Health(status="ready", registry=server.problem)
-
-
-def _report(registry: Registry, version: str) -> HTMLResponse:
-    try:
-        return HTMLResponse(registry.report(version), headers=HEADERS)
-    except RegistryError as error:
-        raise NoReportError(f"{error} GET /models says which versions there are.") from error
-
-
-def _versions(server: ModelServer) -> list[Version]:
-    serving, waiting = server.served.version if server.served else None, waiting_versions(server.registry)
-    return [_version(server.registry, v, serving, v in waiting) for v in server.registry.versions()]
-
-
-def _version(registry: Registry, version: str, serving: str | None, waiting: bool) -> Version:
-    try:
-        manifest = registry.manifest(version)
-    except RegistryError as error:
-        return Version(version=version, serving=version == serving, problem=str(error))
-    return Version(
-        version=version,
-        serving=version == serving,
-        waiting=waiting,
-        created_at=manifest["created_at"],
-        accuracy=manifest["metrics"]["accuracy"],
-        dag_run_id=manifest["dag_run_id"],
-    )
+    return response

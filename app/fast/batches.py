@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from app.guards.admission import RECORD_BYTES
 from app.schemas import MAX_RECORDS, RECORDS
-from app.serving.answers import answers_of
+from app.serving.answers import labels_of
 from app.serving.model_server import Predicted, Served
 from app.serving.observers import Observed
 from penguins.inference import Prediction
@@ -50,7 +50,7 @@ def answer_batch(body: bytearray, served: Served, observed: Observed) -> bytes:
             raise ValueError("no records, or too many")
         found = served.predict(records).predictions
         predictions += found
-        answers.append(to_json(answers_of(found))[1:-1])
+        answers.append(to_json(labels_of(found))[1:-1])
     observed.tell(Predicted(served, rows, predictions))
     version = to_json(served.version)
     return b'{"predictions":[' + b",".join(answers) + b'],"model_version":' + version + b"}"

@@ -14,7 +14,7 @@ from app.guards.bodies import checked, parse
 from app.inference_protocol.messages import InferenceRequest
 from app.inference_protocol.tensors import InferenceError, outputs_of, records_of, requested_outputs
 from app.schemas import RECORDS
-from app.serving.answers import answers_of
+from app.serving.answers import labels_of
 from app.serving.model_server import Predicted, Served
 from app.serving.observers import Observed
 from penguins.inference import Prediction
@@ -61,7 +61,7 @@ def answer(body: bytes, json_bytes: str | None, served: Served, observed: Observ
     for start in range(0, len(rows), PIECE):
         predictions += served.predict(rows[start : start + PIECE]).predictions
     observed.tell(Predicted(served, rows, predictions))
-    outputs, contents = zip(*outputs_of(answers_of(predictions), requested), strict=True)
+    outputs, contents = zip(*outputs_of(labels_of(predictions), requested), strict=True)
     echoed = {name: value for name in ("id", "parameters") if (value := getattr(request, name)) is not None}
     answered = {"model_name": MODEL, "model_version": served.version, **echoed, "outputs": outputs}
     text = to_json(answered, inf_nan_mode="null")

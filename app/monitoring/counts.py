@@ -15,6 +15,7 @@ import numpy as np
 
 from app.serving.model_server import Predicted, Served
 from penguins.data.drift import Drift
+from penguins.inference import Record
 from penguins.schema import TARGET
 
 # Upper bounds of the latency buckets, in seconds. One more bucket holds what takes longer.
@@ -65,7 +66,7 @@ class Recorder:
         self._counts = Counts()
         # Queued, not counted yet. A deque is thread-safe without a lock.
         self._answered: deque[tuple[str, int, str, int]] = deque()
-        self._predicted: deque[Predicted] = deque()
+        self._predicted: deque[tuple[Served, Record, str]] = deque()
         self._drifts: dict[str, Drift] = {}  # by version: the serving one's, and the one's before for late requests
         self._lock = threading.Lock()  # batches and the pipeline's own predictions are counted in other threads
 
@@ -78,22 +79,23 @@ class Recorder:
 
     def predicted(self, predicted: Predicted, _: str | None = None) -> None:
         """Queue one prediction, which is counted together with its request; or count a batch."""
-        if not predicted.batch:
-            self._predicted.append(predicted)
+        served, records, predictions, batch = predicted
+        if not batch:
+            self._predicted.append((served, records[0], predictions[0].label))  # and nothing else stays in memory
             return
-        drift, labels = self.drift_of(predicted.served), Counter(answer.label for answer in predicted.predictions)
-        found = drift.counts_of(predicted.records)  # takes milliseconds, so outside the lock
+        drift, labels = self.drift_of(served), Counter(prediction.label for prediction in predictions)
+        found = drift.counts_of(records)  # takes milliseconds, so outside the lock
         with self._lock:
             self._counts.predictions.update(labels)
             drift.add_counts(found)
 
     def _count_queued(self) -> None:
         """Count what is queued; the caller holds the lock."""
-        queued = [self._predicted.popleft() for _ in range(len(self._predicted))]
-        self._counts.predictions.update([one.predictions[0].label for one in queued])
-        for served in {one.served for one in queued}:
+        predicted = [self._predicted.popleft() for _ in range(len(self._predicted))]
+        self._counts.predictions.update([label for _, _, label in predicted])
+        for served in {served for served, _, _ in predicted}:
             drift = self.drift_of(served)
-            drift.add_counts(drift.counts_of([one.records[0] for one in queued if one.served is served]))
+            drift.add_counts(drift.counts_of([record for by, record, _ in predicted if by is served]))
         answered: dict[tuple[str, int, str], list[int]] = defaultdict(list)
         for endpoint, status, key, nanoseconds in [self._answered.popleft() for _ in range(len(self._answered))]:
             answered[endpoint, status, key].append(nanoseconds)

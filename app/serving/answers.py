@@ -10,12 +10,15 @@ from penguins.inference import Prediction
 from penguins.schema import TARGET
 
 
-def answers_of(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
+def labels_of(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
     """Return what a response says of each prediction."""
     return [{TARGET.name: label, "probabilities": probabilities} for label, probabilities in predictions]
 
 
 def answer_of(predicted: Predicted) -> dict[str, Any]:
     """Return the response body of /predict, or of /predict/batch."""
-    version, answers = {"model_version": predicted.served.version}, answers_of(predicted.predictions)
-    return {"predictions": answers, **version} if predicted.batch else answers[0] | version
+    served, _, predictions, batch = predicted
+    if batch:
+        return {"predictions": labels_of(predictions), "model_version": served.version}
+    label, probabilities = predictions[0]
+    return {TARGET.name: label, "probabilities": probabilities, "model_version": served.version}

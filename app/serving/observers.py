@@ -23,19 +23,16 @@ class Observed:
         It is echoed, so that feedback can name it. Only a journal needs one.
     """
 
-    def __init__(self, observers: Sequence[Observe], request_id: str | None) -> None:
+    def __init__(self, observers: Sequence[Observe], request_id: str | None = None) -> None:
         self._observers = observers
         self._id = request_id
+        self.headers = [(HEADER, request_id.encode())] if request_id is not None else []
 
     def tell(self, predicted: Predicted) -> Predicted:
         """Tell all observers, and return what was predicted."""
         for observe in self._observers:
             observe(predicted, self._id)
         return predicted
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        return [(HEADER, self._id.encode())] if self._id is not None else []
 
     def echo(self, response: Response) -> None:
         response.raw_headers += self.headers
