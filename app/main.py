@@ -122,12 +122,12 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         app.get("/metrics", name="metrics", tags=["health"], response_class=PlainTextResponse)(metrics_text)
     add_swagger(app, settings.root_path)
     add_form(app, max_body_bytes=settings.max_body_bytes)
-    is_health = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
+    is_uncounted = {route.path: "health" in route.tags for route in app.routes if isinstance(route, APIRoute)}
     app.add_middleware(
         CountRequests,
         recorder=recorder,
-        endpoints=[path for path, health in is_health.items() if not health],
-        excluded=[path for path, health in is_health.items() if health],
+        endpoints=[path for path, uncounted in is_uncounted.items() if not uncounted],
+        excluded=[path for path, uncounted in is_uncounted.items() if uncounted],
     )
     app.add_middleware(HeadAsGet)
     # In front of all middleware, Starlette's own included: together they cost as much as a prediction.

@@ -30,17 +30,6 @@ TASKS = (
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """The stack as one command brings it up, from no volumes."""
-    stack = Stack("penguin-e2e", tutorial_ports=True)
-    try:
-        stack.up()
-        yield stack
-    finally:
-        stack.remove()
-
-
-@pytest.fixture(scope="module")
 def requests_to_others() -> list[str]:
     return []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -14,16 +13,6 @@ from penguins.schema import CSV_NAME, EXAMPLE
 from stack import Stack
 
 ROWS = 344 * 3000
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    stack = Stack("penguin-faults")
-    try:
-        stack.up()
-        yield stack
-    finally:
-        stack.remove()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +108,7 @@ def test_the_api_killed_under_load_comes_back_with_the_same_model(stack: Stack) 
     def load() -> None:
         while not stop.is_set():
             try:
-                answer = httpx2.post(f"{stack.api_url}/predict", json=EXAMPLE, timeout=10)
+                answer = httpx2.post(f"{stack.api_url}/predict", json=EXAMPLE, headers=stack.api.headers, timeout=10)
             except httpx2.TransportError:
                 continue  # nobody is there for a moment
             if answer.status_code == 200:
