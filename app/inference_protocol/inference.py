@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from app.errors import detail_of
 from app.guards.bodies import checked, parse
-from app.inference_protocol.messages import InferenceRequest
-from app.inference_protocol.tensors import InferenceError, outputs_of, records_of, requested_outputs
+from app.inference_protocol.tensors import (
+    InferenceError,
+    RequestInput,
+    RequestOutput,
+    output_of,
+    records_of,
+    requested_outputs,
+)
 from app.schemas import RECORDS
-from app.serving.answers import labels_of
 from app.serving.model_server import Predicted, Served
 from app.serving.observers import Observed
 from penguins.inference import Prediction
+from penguins.schema import FEATURES
 
 MODEL = "modelo_penguin"
-ERRORS_SHOWN = 10
+MAX_ERRORS = 10  # in one answer
 PIECE = 500  # rows at once: others get in between, as with a batch
-_request_of = InferenceRequest.__pydantic_validator__.validate_python
 
 
-class Answer(NamedTuple):
-    """A response's body. `json_bytes` is the length of the JSON in front, if there are bytes behind it."""
+class InferenceRequest(BaseModel):
+    model_config = ConfigDict(strict=True)
 
-    body: bytes
-    json_bytes: int | None
+    id: str | None = Field(None, description="The response has the same.")
+    parameters: dict[str, Any] | None = Field(None, description="The response has the same.")
+    inputs: list[RequestInput] = Field(
+        max_length=2 * len(FEATURES),
+        description="One for each column, in any order. Those of columns that may be missing may be left out.",
+    )
+    outputs: list[RequestOutput] | None = Field(None, max_length=8, description="All, if there are none.")
 
 
-def answer(body: bytes, json_bytes: str | None, served: Served, observed: Observed) -> Answer:
+def answer(body: bytes, json_bytes: str | None, served: Served, observed: Observed) -> tuple[bytes, int]:
     """Predict what a request asks for. Nobody is told until all of it turned out to be valid.
 
     Parameters
@@ -43,6 +53,12 @@ def answer(body: bytes, json_bytes: str | None, served: Served, observed: Observ
     served : Served
     observed : Observed
 
+    Returns
+    -------
+    body : bytes
+    json_bytes : int
+        The length of the JSON at its beginning.
+
     Raises
     ------
     InferenceError
@@ -50,23 +66,25 @@ def answer(body: bytes, json_bytes: str | None, served: Served, observed: Observ
     """
     head, behind = _split(body, json_bytes)
     try:
-        request = _request_of(parse(head))
+        request = InferenceRequest.model_validate(parse(head))
+        binary = (request.parameters or {}).get("binary_data_output") is True
+        requested = requested_outputs(request.outputs, binary=binary)
+        rows = records_of(request.inputs, behind)
     except (RequestValidationError, ValidationError) as error:
-        raise InferenceError(_text(error.errors(), _place)) from None
-    binary = (request.parameters or {}).get("binary_data_output") is True
-    requested = requested_outputs(request.outputs, binary=binary)
-    records = _validated(records_of(request.inputs, behind))
-    rows = [vars(record) for record in records]
+        raise InferenceError(_text(error.errors(), in_rows=False)) from None
+    try:
+        records = [vars(record) for record in checked(rows, RECORDS.validate_python)]
+    except RequestValidationError as error:
+        raise InferenceError(_text(error.errors(), in_rows=True)) from None
     predictions: list[Prediction] = []
-    for start in range(0, len(rows), PIECE):
-        predictions += served.predict(rows[start : start + PIECE]).predictions
-    observed.tell(Predicted(served, rows, predictions))
-    outputs, contents = zip(*outputs_of(labels_of(predictions), requested), strict=True)
+    for start in range(0, len(records), PIECE):
+        predictions += served.predict(records[start : start + PIECE]).predictions
+    observed.tell(Predicted(served, records, predictions))
+    outputs = [output_of(name, predictions, binary=binary) for name, binary in requested.items()]
     echoed = {name: value for name in ("id", "parameters") if (value := getattr(request, name)) is not None}
-    answered = {"model_name": MODEL, "model_version": served.version, **echoed, "outputs": outputs}
+    answered = {"model_name": MODEL, "model_version": served.version, **echoed, "outputs": [o for o, _ in outputs]}
     text = to_json(answered, inf_nan_mode="null")
-    content = b"".join(contents)
-    return Answer(text + content, len(text) if content else None)
+    return b"".join([text, *(content for _, content in outputs)]), len(text)
 
 
 def _split(body: bytes, json_bytes: str | None) -> tuple[bytes, memoryview | None]:
@@ -80,27 +98,20 @@ def _split(body: bytes, json_bytes: str | None) -> tuple[bytes, memoryview | Non
     return body[: int(json_bytes)], memoryview(body)[int(json_bytes) :]
 
 
-def _validated(rows: list[dict[str, Any]]) -> list[Any]:
-    try:
-        return checked(rows, RECORDS.validate_python)
-    except RequestValidationError as error:
-        raise InferenceError(_text(error.errors(), _row)) from None
+def _text(faults: Sequence[Any], *, in_rows: bool) -> str:
+    """Say what is wrong in one sentence: in rows, in the words of a 422."""
+    said = [(_row if in_rows else _place)(fault) for fault in faults[:MAX_ERRORS]]
+    more = len(faults) - len(said)
+    return "; ".join([*said, f"and {more} or more others"] if more else said)
 
 
 def _place(fault: dict[str, Any]) -> str:
-    why = fault["ctx"]["error"] if fault["type"] == "json_invalid" else ""
-    return f"{'.'.join(map(str, fault['loc'])) or 'the request'}: {fault['msg']}{why and f', {why}'}"
+    why = f", {fault['ctx']['error']}" if fault["type"] == "json_invalid" else ""
+    return f"{'.'.join(map(str, fault['loc'])) or 'the request'}: {fault['msg']}{why}"
 
 
 def _row(fault: dict[str, Any]) -> str:
-    """Say what is wrong, in the words of a 422."""
     (fault,) = detail_of([fault])
     row, *column = fault["loc"]
     came = f", not {fault['input']!r}" if column else ""
     return f"row {row}{''.join(f', {name}' for name in column)}: {fault['msg']}{came}"
-
-
-def _text(faults: Sequence[Any], say: Callable[[dict[str, Any]], str]) -> str:
-    said = [say(fault) for fault in faults[:ERRORS_SHOWN]]
-    more = len(faults) - len(said)
-    return "; ".join([*said, f"and {more} or more others"] if more else said)

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from pydantic import BaseModel
 
 from app.dependencies import CurrentModel, CurrentRequest, CurrentServer
 from app.errors import ServiceError
 from app.guards.access import Keys, locked
 from app.guards.bodies import add_schemas, described
-from app.inference_protocol.inference import MODEL, answer
-from app.inference_protocol.messages import (
-    EXAMPLE_REQUEST,
-    Failure,
-    InferenceRequest,
-    InferenceResponse,
-    ModelMetadata,
-    ModelReady,
-    ServerLive,
-    ServerMetadata,
-    ServerReady,
-    TensorMetadata,
-)
-from app.inference_protocol.tensors import PROBABILITIES
-from penguins.schema import FEATURES, TARGET, Category, Number
+from app.inference_protocol.inference import MODEL, InferenceRequest, answer
+from app.inference_protocol.tensors import PROBABILITIES, datatype_of
+from penguins.schema import EXAMPLE, FEATURES, TARGET, Category, Number
 
 PATH = f"/v2/models/{MODEL}"
-EXTENSIONS = ["binary_tensor_data"]
 _LENGTH = "Inference-Header-Content-Length"
+
+
+class Failure(BaseModel):
+    error: str
+
+
 Errors = dict[int | str, dict[str, Any]]
 NOT_READY: Errors = {503: {"model": Failure, "description": "No model is ready yet. The body says what to do."}}
 OTHER_VERSION: Errors = {404: {"model": Failure, "description": "Another version serves."}}
@@ -38,7 +32,10 @@ BAD_REQUEST: Errors = {
     413: {"model": Failure, "description": "The body is too large."},
     415: {"model": Failure, "description": "The body is compressed, or a page in a browser sent it as something else."},
 }
-REQUEST_BODY = described({"$ref": "#/components/schemas/InferenceRequest"}, EXAMPLE_REQUEST)
+EXAMPLE_INPUTS = [
+    {"name": c.name, "shape": [1], "datatype": datatype_of(c), "data": [EXAMPLE[c.name]]} for c in FEATURES
+]
+REQUEST_BODY = described({"$ref": "#/components/schemas/InferenceRequest"}, {"id": "1", "inputs": EXAMPLE_INPUTS})
 
 
 class OtherVersionError(ServiceError):
@@ -57,109 +54,87 @@ async def _same_version(
         )
 
 
-VERSIONED = [Depends(_same_version)]
-
-
 # Like all of health, these two need no key, and are not counted.
 health = APIRouter(tags=["health"])
-model = APIRouter(tags=["open inference protocol"])
+server = APIRouter(tags=["open inference protocol"])
+model = APIRouter(tags=["open inference protocol"], responses=NOT_READY)
 
 
 @health.get("/v2/health/live")
-async def server_live() -> ServerLive:
+async def server_live() -> dict[str, bool]:
     """The process is running."""
-    return ServerLive(live=True)
+    return {"live": True}
 
 
 @health.get("/v2/health/ready", responses=NOT_READY)
-async def server_ready(_: CurrentModel) -> ServerReady:
+async def server_ready(_: CurrentModel) -> dict[str, bool]:
     """A model is loaded, and it reproduces its golden rows."""
-    return ServerReady(ready=True)
+    return {"ready": True}
 
 
-@model.get("/v2")
-async def server_metadata() -> ServerMetadata:
+@server.get("/v2")
+async def server_metadata() -> dict[str, Any]:
     """The server, and the extensions of the protocol that it has."""
-    return ServerMetadata(name=MODEL, version="1", extensions=EXTENSIONS)
+    return {"name": MODEL, "version": "1", "extensions": ["binary_tensor_data"]}
 
 
-@model.get(
-    f"{PATH}/versions/{{version}}",
-    name="model_metadata_of_version",
-    responses=NOT_READY | OTHER_VERSION,
-    dependencies=VERSIONED,
-)
-@model.get(PATH, responses=NOT_READY)
-async def model_metadata(served: CurrentModel) -> ModelMetadata:
+@model.get("")
+async def model_metadata(served: CurrentModel) -> dict[str, Any]:
     """The model's tensors: an input for each column, the label and the probabilities as outputs."""
     classes = list(served.manifest["classes"])
-    return ModelMetadata(
-        name=MODEL,
-        versions=[served.version],
-        platform="sklearn" if served.fallback else "onnx_onnxv1",
-        inputs=[_tensor(column) for column in FEATURES],
-        outputs=[
-            _tensor(TARGET),
-            TensorMetadata(
-                name=PROBABILITIES, datatype="FP64", shape=[-1, len(classes)], parameters={"classes": classes}
-            ),
-        ],
-    )
+    probabilities = {"name": PROBABILITIES, "datatype": "FP64", "shape": [-1, len(classes)]}
+    return {
+        "name": MODEL,
+        "versions": [served.version],
+        "platform": "sklearn" if served.fallback else "onnx_onnxv1",
+        "inputs": [_tensor(column) for column in FEATURES],
+        "outputs": [_tensor(TARGET), {**probabilities, "parameters": {"classes": classes}}],
+    }
 
 
-@model.get(
-    f"{PATH}/versions/{{version}}/ready",
-    name="model_version_ready",
-    responses=NOT_READY | OTHER_VERSION,
-    dependencies=VERSIONED,
-)
-@model.get(f"{PATH}/ready", responses=NOT_READY)
-async def model_ready(_: CurrentModel) -> ModelReady:
+@model.get("/ready")
+async def model_ready(_: CurrentModel) -> dict[str, Any]:
     """The model is loaded, and it reproduces its golden rows."""
-    return ModelReady(name=MODEL, ready=True)
+    return {"name": MODEL, "ready": True}
 
 
-@model.post(
-    f"{PATH}/versions/{{version}}/infer",
-    name="infer_by_version",
-    response_model=InferenceResponse,
-    responses=NOT_READY | BAD_REQUEST | OTHER_VERSION,
-    openapi_extra=REQUEST_BODY,
-    dependencies=VERSIONED,
-)
-@model.post(
-    f"{PATH}/infer",
-    response_model=InferenceResponse,
-    responses=NOT_READY | BAD_REQUEST,
-    openapi_extra=REQUEST_BODY,
-)
+@model.post("/infer", responses=BAD_REQUEST, openapi_extra=REQUEST_BODY)
 async def infer(request: Request, served: CurrentModel, server: CurrentServer, observed: CurrentRequest) -> Response:
     """Predict up to 10,000 rows, a tensor for each column; in bytes behind the JSON as well."""
     body, header = await request.body(), request.headers.get(_LENGTH)
-    answered = await anyio.to_thread.run_sync(answer, body, header, served, observed, limiter=server.batches)
-    if answered.json_bytes is None:
-        response = Response(answered.body, media_type="application/json")
+    answered, json_bytes = await anyio.to_thread.run_sync(
+        answer, body, header, served, observed, limiter=server.batches
+    )
+    if json_bytes == len(answered):
+        response = Response(answered, media_type="application/json")
     else:
-        headers = {_LENGTH: str(answered.json_bytes)}
-        response = Response(answered.body, media_type="application/octet-stream", headers=headers)
+        response = Response(answered, media_type="application/octet-stream", headers={_LENGTH: str(json_bytes)})
     observed.echo(response)
     return response
 
 
 def add_routes(app: FastAPI, keys: Keys | None) -> None:
     """Add the protocol to an application, and the request's models to its OpenAPI."""
-    app.include_router(model, **locked(keys, Failure))
+    protocol = APIRouter()
+    protocol.include_router(server)
+    protocol.include_router(model, prefix=PATH)
+    protocol.include_router(
+        model,
+        prefix=f"{PATH}/versions/{{version}}",
+        dependencies=[Depends(_same_version)],
+        responses=OTHER_VERSION,
+        generate_unique_id_function=lambda route: f"{route.name}_of_version",
+    )
+    app.include_router(protocol, **locked(keys, Failure))
     app.include_router(health)
     add_schemas(app, InferenceRequest)
 
 
-def _tensor(column: Number | Category) -> TensorMetadata:
-    datatype: Literal["FP64", "BYTES"] = "FP64" if isinstance(column, Number) else "BYTES"
-    return TensorMetadata(name=column.name, datatype=datatype, shape=[-1], parameters=_facts(column))
-
-
-def _facts(column: Number | Category) -> dict[str, Any]:
+def _tensor(column: Number | Category) -> dict[str, Any]:
+    """Return a column's metadata. The protocol knows no `parameters`: what else is known of the column."""
     facts: dict[str, Any] = {"description": column.description, "required": column.required}
     if isinstance(column, Number):
-        return facts | {"minimum": column.minimum, "maximum": column.maximum, "unit": column.unit}
-    return facts | {"values": list(column.values)}
+        facts |= {"minimum": column.minimum, "maximum": column.maximum, "unit": column.unit}
+    else:
+        facts["values"] = list(column.values)
+    return {"name": column.name, "datatype": datatype_of(column), "shape": [-1], "parameters": facts}

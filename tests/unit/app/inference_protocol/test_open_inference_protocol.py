@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
-from app.inference_protocol.messages import RequestInput
-from app.inference_protocol.tensors import InferenceError, records_of
+from app.inference_protocol.tensors import InferenceError, RequestInput, records_of
 from app.main import create_app
 from app.schemas import MAX_RECORDS
 from penguins.registry import Registry
@@ -348,7 +347,7 @@ def test_nested_data_null_and_an_empty_text_are_read_and_unknown_fields_are_not(
             "shape": [2, 1],
             "datatype": "FP64" if isinstance(c, Number) else "BYTES",
             "data": [["" if r[c.name] is None and not isinstance(c, Number) else r[c.name]] for r in records],
-            "parameters": {"content_type": "pd"},
+            "parameters": {"content_type": "pd"} if c is FEATURES[0] else None,
         }
         for c in reversed(FEATURES)
     ]
