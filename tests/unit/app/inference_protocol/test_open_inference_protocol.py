@@ -347,7 +347,7 @@ def test_nested_data_null_and_an_empty_text_are_read_and_unknown_fields_are_not(
             "shape": [2, 1],
             "datatype": "FP64" if isinstance(c, Number) else "BYTES",
             "data": [["" if r[c.name] is None and not isinstance(c, Number) else r[c.name]] for r in records],
-            "parameters": {"content_type": "pd"} if c is FEATURES[0] else None,
+            "parameters": {"content_type": "pd"},
         }
         for c in reversed(FEATURES)
     ]
@@ -359,6 +359,7 @@ def test_nested_data_null_and_an_empty_text_are_read_and_unknown_fields_are_not(
     assert found["data"] == [value for row in probabilities for value in row]
     nan = json.dumps(asked).replace("null", "NaN", 1 + json.dumps(asked).count('"id": null'))
     assert service.post(INFER, content=nan.replace('"id": NaN', '"id": null')).json() == answer.json()
+    assert service.post(INFER, json=request(parameters=None)).status_code == 200
     echoed = service.post(INFER, content=json.dumps({**request(), "parameters": {"a": float("nan"), "b": [1]}}))
     assert json.loads(echoed.text, parse_constant=pytest.fail)["parameters"] == {"a": None, "b": [1]}
 
