@@ -34,7 +34,8 @@ from airflow.sdk import (
     RetryRule,
 )
 
-from penguins.schema import CSV_NAME, MIN_ACCURACY, TABLE
+from penguins.schema import TABLE
+from penguins.training.params import PARAMS
 
 if TYPE_CHECKING:
     from penguins.data.warehouse import Warehouse
@@ -141,18 +142,20 @@ def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
     from penguins.data.source import Source
     from penguins.training.pipeline import clean, split
 
-    raw = _warehouse().read(Source(**ti.xcom_pull(task_ids="check_source")))
+    source = Source(**ti.xcom_pull(task_ids="check_source"))
+    raw = _warehouse().read(source)
     cleaned = clean(raw)
     train, test = split(cleaned, test_size=params["test_size"], random_state=params["random_state"])
     files = _files(run_id)
     files.write_table("train.parquet", train)
     files.write_table("test.parquet", test)
     rows = {"raw": raw.num_rows, "clean": cleaned.num_rows, "train": train.num_rows, "test": test.num_rows}
-    missing = {name: raw[name].null_count for name in raw.column_names}
-    log.info(f"rows: {rows}; missing values: {missing}")
+    data = {"sha256": source.sha256, "rows": source.rows, "class_counts": source.class_counts}
+    data["missing"] = {name: raw[name].null_count for name in raw.column_names}
+    log.info(f"rows: {rows}; missing values: {data['missing']}")
     drift = drift_of(train, serving) if (serving := _serving_manifest(params)) else None
     log.info(f"drift of the training rows: {drift}")
-    return {"rows": rows, "missing": missing, "drift": drift, "files": files.sums}
+    return {"rows": rows, "data": data, "drift": drift, "files": files.sums}
 
 
 def train(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
@@ -190,7 +193,7 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
         ignore_untrusted=params["ignore_untrusted_serving"],
     )
     files.write("predictions.parquet", facts.pop("predictions"))
-    files.write("facts.json", json.dumps(facts).encode())
+    files.write_json("facts.json", facts)
     ti.xcom_push(key="files", value=files.sums)
     metrics, gate = facts["metrics"], facts["metrics"]["gate"]
     for warning in metrics["warnings"]:
@@ -206,14 +209,31 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 
 
 def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) -> dict[str, Any]:
-    import shutil
+    from functools import partial
+
+    from penguins.report.page import accuracies, render
 
     registry = _registry()
     files = _files(run_id, ti.xcom_pull(task_ids="validate", key="files"))
     # An earlier attempt may have been killed after it had published.
     manifest = registry.published_before(run_id, files.sums["model.pkl"], activate=params["activate"])
-    manifest = manifest or _publish(registry, files, params, run_id, ti)
-    shutil.rmtree(files.folder)
+    if manifest is None:
+        facts, preprocessed = files.read_json("facts.json"), ti.xcom_pull(task_ids="preprocess")
+        points = facts.pop("points")  # only for the report
+        manifest = registry.publish(
+            files.read("model.pkl"),
+            {
+                **facts,
+                "dag_run_id": run_id,
+                "params": dict(params),
+                "data": preprocessed["data"],
+                "drift": preprocessed["drift"],
+            },
+            make_report=partial(render, points=points, earlier=accuracies(registry)),
+            predictions=files.read("predictions.parquet"),
+            activate=params["activate"],
+        )
+    files.remove()
     event = {"version": manifest["version"], "accuracy": manifest["metrics"]["accuracy"], "sha256": manifest["sha256"]}
     outlet_events[MODEL].extra = event
     log.info(f"published {event}")
@@ -221,35 +241,6 @@ def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) ->
         ti.task.outlets = []  # no event, because no other model serves
         log.info(f"it waits: `python -m penguins.registry activate {event['version']}` makes it serve")
     return event
-
-
-def _publish(registry: Registry, files: RunFiles, params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
-    import json
-    from functools import partial
-
-    from penguins.report.page import accuracies, render
-
-    source, preprocessed = ti.xcom_pull(task_ids="check_source"), ti.xcom_pull(task_ids="preprocess")
-    facts = json.loads(files.read("facts.json"))
-    points = facts.pop("points")  # only for the report
-    return registry.publish(
-        files.read("model.pkl"),
-        {
-            **facts,
-            "dag_run_id": run_id,
-            "data": {
-                "sha256": source["sha256"],
-                "rows": source["rows"],
-                "class_counts": source["class_counts"],
-                "missing": preprocessed["missing"],
-            },
-            "drift": preprocessed["drift"],
-            "params": dict(params),
-        },
-        make_report=partial(render, points=points, earlier=accuracies(registry)),
-        predictions=files.read("predictions.parquet"),
-        activate=params["activate"],
-    )
 
 
 with DAG(
@@ -267,103 +258,7 @@ with DAG(
         "retry_policy": RETRY_LOST_DATABASE,
         "execution_timeout": LONGEST_TASK,
     },
-    params={
-        "csv_path": Param(
-            CSV_NAME,
-            type="string",
-            minLength=1,
-            title="CSV file",
-            description="Path of the raw data on the worker, relative to the DAG's folder or absolute: in dags/, "
-            "models/incoming/ or a folder that DATA_FOLDERS names.",
-            section="Data",
-        ),
-        "drop_foreign_tables": Param(
-            False,
-            type="boolean",
-            title="Drop foreign tables",
-            description="Also drop what this DAG did not create: tables, views, sequences, routines, events, triggers.",
-            section="Data",
-        ),
-        "test_size": Param(
-            0.2,
-            type="number",
-            minimum=0.05,
-            maximum=0.5,
-            title="Test size",
-            description="Fraction of the rows held out for validation.",
-            section="Training",
-        ),
-        "random_state": Param(
-            42,
-            type="integer",
-            minimum=0,
-            maximum=2**32 - 1,
-            title="Random state",
-            description="Seed of the split and of the forest. The same data and seed give the same model.",
-            section="Training",
-        ),
-        "n_estimators": Param(
-            100,
-            type="integer",
-            minimum=1,
-            maximum=2000,
-            title="Trees",
-            description="Number of trees in the forest.",
-            section="Training",
-        ),
-        "max_samples": Param(
-            100_000,
-            type="integer",
-            minimum=10,
-            title="Rows per tree",
-            description="Maximum number of rows for each tree. It has no effect on smaller tables.",
-            section="Training",
-        ),
-        "min_accuracy": Param(
-            MIN_ACCURACY,
-            type="number",
-            minimum=0,
-            maximum=1,
-            title="Minimum accuracy",
-            description="Below this accuracy the run fails and nothing is published. The accuracy is cross-validated, "
-            "or on large tables out-of-bag or held-out.",
-            section="Gate",
-        ),
-        "max_accuracy_drop": Param(
-            0.02,
-            type="number",
-            minimum=0,
-            maximum=1,
-            title="Maximum drop in accuracy",
-            description="The run fails if, on rows that neither model was trained on, the new model's accuracy is "
-            "lower than the serving model's by more than this, and by more than chance explains.",
-            section="Gate",
-        ),
-        "min_rows_share": Param(
-            0.5,
-            type="number",
-            minimum=0,
-            maximum=1,
-            title="Minimum share of rows",
-            description="The run fails if the file has less than this share of the rows in the serving version's file.",
-            section="Gate",
-        ),
-        "ignore_untrusted_serving": Param(
-            False,
-            type="boolean",
-            title="Ignore an untrusted serving version",
-            description="Go on without a comparison if what serves was damaged, changed, or signed with a lost key. "
-            "Otherwise the run fails.",
-            section="Gate",
-        ),
-        "activate": Param(
-            True,
-            type="boolean",
-            title="Activate",
-            description="Make the published version serve. Otherwise it waits until `registry activate` does.",
-            section="Release",
-        ),
-    },
+    params={name: Param(**schema) for name, schema in PARAMS.items()},
 ) as dag:
     check_source_task = PythonOperator(task_id="check_source", python_callable=check_source)
     drop_schema_task = PythonOperator(task_id="drop_schema", python_callable=drop_schema)

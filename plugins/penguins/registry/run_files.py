@@ -6,10 +6,12 @@ Whoever may write to the models volume could otherwise change what a model is tr
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penguins.files import read_file, replace_file
 from penguins.registry.errors import RegistryError, reason
@@ -17,7 +19,7 @@ from penguins.registry.errors import RegistryError, reason
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LONGEST_FILE = 2**34  # bytes: ten million rows of thirty columns have a tenth of it
+MAX_FILE_BYTES = 2**34  # ten million rows of thirty columns have a tenth of it
 
 
 class RunFiles:
@@ -46,7 +48,7 @@ class RunFiles:
     def read(self, name: str) -> bytes:
         """Return a file as it was written. RegistryError if it is another one now."""
         try:
-            content = read_file(self.folder / name, limit=LONGEST_FILE)
+            content = read_file(self.folder / name, limit=MAX_FILE_BYTES)
         except OSError as error:
             raise RegistryError(f"{self.folder / name} cannot be read: {reason(error)}. Run it again.") from error
         if (found := hashlib.sha256(content).hexdigest()) != self.sums[name]:
@@ -55,6 +57,12 @@ class RunFiles:
                 "has changed it. Run it again."
             )
         return content
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, json.dumps(value).encode())
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read(name))
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table as Parquet."""
@@ -70,3 +78,7 @@ class RunFiles:
         import pyarrow.parquet as pq
 
         return pq.read_table(pa.BufferReader(self.read(name)))
+
+    def remove(self) -> None:
+        """Remove the run's folder: the version has all of it."""
+        shutil.rmtree(self.folder)
