@@ -82,7 +82,7 @@ def compare(folder: Path, url: str, say: Callable[[str], None]) -> dict[str, Any
 def _warehouse(url: str) -> Warehouse:
     from airflow.providers.mysql.hooks.mysql import MySqlHook
 
-    from penguins.data.warehouse import open_warehouse
+    from penguins.data.databases import open_warehouse
 
     os.environ["AIRFLOW_CONN_BENCH"] = _connection(url)
     return open_warehouse(MySqlHook(mysql_conn_id="bench"))

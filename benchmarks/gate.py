@@ -189,7 +189,7 @@ def measure(folder: Path, csv: Path, *, seeds: int, changed: int, say: Callable[
 def _write_tables(folder: Path, csv: Path) -> None:
     from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 
-    from penguins.data.warehouse import open_warehouse
+    from penguins.data.databases import open_warehouse
     from penguins.training.pipeline import clean
 
     connection = {"conn_type": "sqlite", "host": str(folder / "warehouse.db")}

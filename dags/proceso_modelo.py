@@ -73,7 +73,7 @@ class ReportLink(BaseOperatorLink):
 
 
 def _warehouse() -> Warehouse:
-    from penguins.data.warehouse import open_warehouse
+    from penguins.data.databases import open_warehouse
 
     return open_warehouse(BaseHook.get_connection(CONNECTION_ID).get_hook())
 

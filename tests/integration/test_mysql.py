@@ -18,8 +18,9 @@ import pytest
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 
 from penguins import progress
+from penguins.data.databases import open_warehouse
 from penguins.data.source import Source, check_source, read_records, sha256_of
-from penguins.data.warehouse import DatabaseLostError, LoadError, Warehouse, WarehouseError, open_warehouse
+from penguins.data.warehouse import DatabaseLostError, LoadError, Warehouse, WarehouseError
 from penguins.schema import COLUMNS, MISSING, TABLE
 from support import connection_of, free_port
 from tables import (

@@ -20,8 +20,9 @@ from airflow.providers.mysql.hooks.mysql import MySqlHook
 from benchmarks.mysql import SCHEMA
 from penguins.column_types import Category, Number
 from penguins.data import mysql, warehouse
+from penguins.data.databases import open_warehouse
 from penguins.data.source import check_source
-from penguins.data.warehouse import DatabaseLostError, Warehouse, WarehouseError, open_warehouse
+from penguins.data.warehouse import DatabaseLostError, Warehouse, WarehouseError
 from penguins.schema import CATEGORIES, COLUMNS, CSV_NAME, NUMBERS, TABLE
 from support import ROOT, connection_of
 

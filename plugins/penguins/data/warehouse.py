@@ -40,7 +40,7 @@ class DatabaseLostError(ConnectionError):
 
 
 class Warehouse(ABC):
-    """The raw table in one database. `open_warehouse` returns the right kind for a hook."""
+    """The raw table in one database. `databases.open_warehouse` returns the right kind for a hook."""
 
     row_id: ClassVar[str]
     rows_per_piece: ClassVar[int] = 250_000
@@ -197,18 +197,6 @@ class Warehouse(ABC):
     @staticmethod
     @abstractmethod
     def quote(identifier: str) -> str: ...
-
-
-def open_warehouse(hook: DbApiHook) -> Warehouse:
-    """Return the warehouse for a hook, by its connection type: mysql or sqlite."""
-    from penguins.data.mysql import MySQLWarehouse
-    from penguins.data.sqlite import SQLiteWarehouse
-
-    kinds: dict[str, type[Warehouse]] = {"mysql": MySQLWarehouse, "sqlite": SQLiteWarehouse}
-    kind = kinds.get(hook.conn_type)
-    if kind is None:
-        raise WarehouseError(f"the connection's type is {hook.conn_type}; it must be {' or '.join(kinds)}")
-    return kind(hook)
 
 
 def refuse_foreign(schema: str, foreign: list[str], drop_foreign: bool) -> None:

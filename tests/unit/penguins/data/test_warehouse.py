@@ -22,6 +22,7 @@ from mysql.connector import errors
 
 from penguins import progress
 from penguins.data import warehouse as module
+from penguins.data.databases import open_warehouse
 from penguins.data.mysql import MySQLWarehouse
 from penguins.data.source import Source, check_source, sha256_of
 from penguins.data.sqlite import SQLiteWarehouse
@@ -30,7 +31,6 @@ from penguins.data.warehouse import (
     LoadError,
     Warehouse,
     WarehouseError,
-    open_warehouse,
     sql_type,
 )
 from penguins.registry import PROJECT
