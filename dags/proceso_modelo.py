@@ -86,9 +86,9 @@ def _registry() -> Registry:
 
 def _files(run_id: str, sums: dict[str, str] | None = None) -> RunFiles:
     """Return the run's files. `sums` are the sha256 that the task before has handed on."""
-    from penguins.registry.run_files import RunFiles
+    from penguins.registry.run_files import RunFiles, run_folder
 
-    return RunFiles(_registry().run_folder(run_id), sums)
+    return RunFiles(run_folder(_registry().root, run_id), sums)
 
 
 def _serving_manifest(params: dict[str, Any]) -> dict[str, Any] | None:
@@ -106,11 +106,12 @@ def check_source(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
     from penguins.data.changes import check_data
     from penguins.data.folders import file_below
     from penguins.data.source import check_source as check
+    from penguins.registry.run_files import remove_run_folders
 
     if unknown := sorted(set(dag_run.conf or {}) - set(dag.params)):
         raise ValueError(f"unknown params: {', '.join(unknown)}. Known: {', '.join(dag.params)}. Nothing was dropped")
     registry = _registry()
-    registry.remove_run_folders()
+    remove_run_folders(registry.root)
     path = file_below(params["csv_path"], Path(__file__).parent, registry.root / "incoming")
     source = check(path, test_size=params["test_size"])
     log.info(f"{source.path}: {source.rows} rows match the schema; by class, with a measurement: {source.class_counts}")
@@ -211,12 +212,13 @@ def validate(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
 def publish(params: dict[str, Any], run_id: str, ti: Any, outlet_events: Any) -> dict[str, Any]:
     from functools import partial
 
+    from penguins.registry.run_files import published_before
     from penguins.report.page import accuracies, render
 
     registry = _registry()
     files = _files(run_id, ti.xcom_pull(task_ids="validate", key="files"))
     # An earlier attempt may have been killed after it had published.
-    manifest = registry.published_before(run_id, files.sums["model.pkl"], activate=params["activate"])
+    manifest = published_before(registry, run_id, files.sums["model.pkl"], activate=params["activate"])
     if manifest is None:
         facts, preprocessed = files.read_json("facts.json"), ti.xcom_pull(task_ids="preprocess")
         points = facts.pop("points")  # only for the report

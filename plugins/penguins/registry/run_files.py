@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import stat
 from collections.abc import Mapping
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from penguins.files import read_file, replace_file
 from penguins.registry.errors import RegistryError, reason
+from penguins.registry.store import Registry
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_FILE_BYTES = 2**34  # ten million rows of thirty columns have a tenth of it
+
+_MAX_NAME_BYTES = 200  # file systems take 255, some that encrypt 143
 
 
 class RunFiles:
@@ -28,7 +32,7 @@ class RunFiles:
     Parameters
     ----------
     folder : Path
-        From `Registry.run_folder`.
+        From `run_folder`.
     sums : mapping of str to str
         By name, the sha256 of the files that other tasks have written.
     """
@@ -82,3 +86,42 @@ class RunFiles:
     def remove(self) -> None:
         """Remove the run's folder: the version has all of it."""
         shutil.rmtree(self.folder)
+
+
+def run_folder(root: Path, run_id: str) -> Path:
+    """Return the folder for a run's working files. It is created if necessary."""
+    # Airflow allows any run id; here it must stay a single folder name. Where it cannot, a hash follows.
+    name = re.sub(r"[^\w.:+-]", "_", run_id).lstrip(".") or "_"
+    if name != run_id or len(name.encode()) > _MAX_NAME_BYTES:
+        digest = hashlib.sha256(run_id.encode(errors="surrogatepass")).hexdigest()[:16]
+        name = f"{name.encode()[: _MAX_NAME_BYTES - len(digest) - 1].decode(errors='ignore')}-{digest}"
+    runs = root / "runs"
+    for folder in (runs, runs / name):
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():
+            raise RegistryError(f"{folder} is a symbolic link, which is not written through. Remove it.")
+    return runs / name
+
+
+def remove_run_folders(root: Path) -> None:
+    """Remove what finished and failed runs left behind."""
+    shutil.rmtree(root / "runs", ignore_errors=True)
+
+
+def published_before(registry: Registry, run_id: str, sha256: str, *, activate: bool) -> dict[str, Any] | None:
+    """Return the manifest of the version that a run has published of this pickle, or None.
+
+    A publish that was killed in its last step may have left the pointer where it was: with `activate`, it is moved.
+    """
+    for manifest in registry.signed():
+        if (manifest["dag_run_id"], manifest["sha256"]) == (run_id, sha256):
+            break
+    else:
+        return None
+    try:
+        serving = registry.current()
+    except RegistryError:
+        serving = ""
+    if activate and serving < manifest["version"]:
+        registry.activate(manifest["version"])
+    return manifest

@@ -18,40 +18,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from penguins.files import MEBIBYTE, RefusedError, flush_folder, locked, read_file, write_file
+from penguins.files import MEBIBYTE, RefusedError, flush_folder, read_file, write_file
 from penguins.registry.errors import NoModelError, RegistryError, reason
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
 from penguins.registry.pointer import CURRENT, WAY_IN, Pointer, move_pointer, read_pointer
 from penguins.registry.signing import Keys
 from penguins.registry.upgrade import old_keys, sign_anew
+from penguins.registry.writing import staging_path, write_lock
 
-PROJECT = Path(__file__).resolve().parents[3]
 VERSIONS_KEPT = 10
-LOCK_SECONDS = 60
-_STAGING = ".staging-"
-_LONGEST_NAME = 200  # bytes; file systems take 255, some that encrypt 143
+PROJECT = Path(__file__).resolve().parents[3]
 # Each file of a version, and the beginning of the names of its checksum and size in the manifest.
 _FILES = {
     "pickle": ("model.pkl", ""),
     "report": ("report.html", "report_"),
     "predictions": ("predictions.parquet", "predictions_"),
 }
-_LONGEST_MANIFEST, _LONGEST_SIGNATURE = 16 * MEBIBYTE, 64
-_LONGEST_UNSIZED = 64 * MEBIBYTE  # older manifests do not say how long the report and the predictions are
-
-log = logging.getLogger(__name__)
+_MAX_MANIFEST_BYTES, _MAX_SIGNATURE_BYTES = 16 * MEBIBYTE, 64
+_MAX_UNSIZED_BYTES = 64 * MEBIBYTE  # older manifests do not say how long the report and the predictions are
 
 
 def _identity(what: str, content: bytes) -> dict[str, Any]:
@@ -88,7 +80,7 @@ class Registry:
         """
         if old := old_keys(self.keys):
             with self._write_lock():
-                sign_anew(self.root, self.keys, old, self.versions(), self._staging_path)
+                sign_anew(self.root, self.keys, old, self.versions(), lambda: staging_path(self.root))
         if not (self.keys.create() or old):
             return []
         problems = []
@@ -101,9 +93,9 @@ class Registry:
 
     def versions(self) -> list[str]:
         """Return the versions, newest first. A link to a folder is none. RegistryError if the folder cannot be read."""
-        return sorted((entry.name for entry in self._named_as_versions() if not entry.is_symlink()), reverse=True)
+        return sorted((entry.name for entry in self.named_as_versions() if not entry.is_symlink()), reverse=True)
 
-    def _named_as_versions(self) -> list[os.DirEntry[str]]:
+    def named_as_versions(self) -> list[os.DirEntry[str]]:
         """Return the folders that are named like a version, and the links."""
         try:
             entries = [entry for entry in os.scandir(self.root) if is_version(entry.name)]
@@ -137,7 +129,7 @@ class Registry:
             return read_pointer(self.root, self.keys, seen)
         except FileNotFoundError:
             pass
-        signed = list(self._signed())
+        signed = list(self.signed())
         if served := next((m["version"] for m in signed if m.get("activate", True)), None):
             raise RegistryError(f"{self.root / CURRENT} is missing, although {served} was published to serve. {WAY_IN}")
         trigger = "trigger the DAG modelo_penguin"
@@ -146,7 +138,7 @@ class Registry:
             raise NoModelError(f"no version in {self.root} serves yet: run {activate}, or {trigger}")
         raise NoModelError(f"there is no model in {self.root} yet: {trigger}")
 
-    def _signed(self) -> Iterator[dict[str, Any]]:
+    def signed(self) -> Iterator[dict[str, Any]]:
         """Yield the manifests that the keys verify, newest first."""
         for version in self.versions():
             with suppress(RegistryError):
@@ -154,8 +146,8 @@ class Registry:
 
     def manifest(self, version: str) -> dict[str, Any]:
         """Return a version's manifest, or raise RegistryError if it is missing or none of the keys has signed it."""
-        content = self._read(version, "manifest.json", _LONGEST_MANIFEST)
-        if not self.keys.verify(content, self._read(version, "manifest.sig", _LONGEST_SIGNATURE)):
+        content = self._read(version, "manifest.json", _MAX_MANIFEST_BYTES)
+        if not self.keys.verify(content, self._read(version, "manifest.sig", _MAX_SIGNATURE_BYTES)):
             raise RegistryError(
                 f"version {version}: its signature does not match the public keys in {self.keys.public}. It was "
                 "changed after publishing, or signed with another key. Train again, or activate a version that "
@@ -195,7 +187,7 @@ class Registry:
                 f"version {version} has no {what}: older versions were published without. Trigger the DAG "
                 "modelo_penguin: every new version has its own."
             )
-        content = self._read(version, name, manifest.get(f"{prefix}size_bytes", _LONGEST_UNSIZED))
+        content = self._read(version, name, manifest.get(f"{prefix}size_bytes", _MAX_UNSIZED_BYTES))
         if (sha256 := hashlib.sha256(content).hexdigest()) != (expected := manifest[f"{prefix}sha256"]):
             raise RegistryError(
                 f"version {version}: the sha256 of its {what} is {sha256}, but the manifest says {expected}. "
@@ -261,7 +253,7 @@ class Registry:
                 **identity,
                 **({} if activate else {"activate": False}),
             }
-            staging = self._staging_path()
+            staging = staging_path(self.root)
             staging.mkdir()
             write_file(staging / "model.pkl", pickled)
             if predictions is not None:
@@ -279,49 +271,13 @@ class Registry:
             flush_folder(self.root)
             if activate:
                 self._point_to(version)
-            self._prune()
+            self._remove_old_versions()
         return manifest
 
     def activate(self, version: str) -> None:
         """Verify a version and make it the serving one. This is the rollback, and a release's second step."""
         with self._write_lock():
             self._point_to(version, release="activate" in self.read(version)[0])
-
-    def run_folder(self, run_id: str) -> Path:
-        """Return the folder for a run's working files. It is created if necessary."""
-        # Airflow allows any run id; here it must stay a single folder name. Where it cannot, a hash follows.
-        name = re.sub(r"[^\w.:+-]", "_", run_id).lstrip(".") or "_"
-        if name != run_id or len(name.encode()) > _LONGEST_NAME:
-            digest = hashlib.sha256(run_id.encode(errors="surrogatepass")).hexdigest()[:16]
-            name = f"{name.encode()[: _LONGEST_NAME - len(digest) - 1].decode(errors='ignore')}-{digest}"
-        runs = self.root / "runs"
-        for folder in (runs, runs / name):
-            folder.mkdir(parents=True, exist_ok=True)
-            if folder.is_symlink():
-                raise RegistryError(f"{folder} is a symbolic link, which is not written through. Remove it.")
-        return runs / name
-
-    def published_before(self, run_id: str, sha256: str, *, activate: bool) -> dict[str, Any] | None:
-        """Return the manifest of the version that a run has published of this pickle, or None.
-
-        A publish that was killed in its last step may have left the pointer where it was: with `activate`, it is moved.
-        """
-        for manifest in self._signed():
-            if (manifest["dag_run_id"], manifest["sha256"]) == (run_id, sha256):
-                break
-        else:
-            return None
-        try:
-            serving = self.current()
-        except RegistryError:
-            serving = ""
-        if activate and serving < manifest["version"]:
-            self.activate(manifest["version"])
-        return manifest
-
-    def remove_run_folders(self) -> None:
-        """Remove what finished and failed runs left behind."""
-        shutil.rmtree(self.root / "runs", ignore_errors=True)
 
     def rotate_key(self) -> None:
         """Make a new key: it signs from now on, and what the others signed stays valid."""
@@ -334,7 +290,7 @@ class Registry:
         Only signed versions count, and none from the future.
         """
         now = datetime.now(UTC).replace(microsecond=0)
-        for manifest in self._signed():
+        for manifest in self.signed():
             if now <= (taken := time_of(manifest["version"])) <= now + FUTURE:
                 now = taken + timedelta(seconds=1)
                 break
@@ -343,24 +299,11 @@ class Registry:
         return now
 
     def _point_to(self, version: str, *, release: bool = False) -> None:
-        move_pointer(self.root, self.keys, version, self._staging_path, release=release)
+        move_pointer(self.root, self.keys, version, lambda: staging_path(self.root), release=release)
 
-    def _staging_path(self) -> Path:
-        return self.root / f"{_STAGING}{uuid.uuid4().hex}"
-
-    def _remove_leftovers(self) -> None:
-        # Only the holder of the lock writes these, so any that exist were left by a crashed publisher.
-        for path in self.root.glob(f"{_STAGING}*"):
-            try:
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-            except OSError as error:  # it is in nobody's way
-                log.warning("%s cannot be removed: %s", path, error.strerror)
-
-    def _prune(self) -> None:
-        for entry in self._named_as_versions():
+    def _remove_old_versions(self) -> None:
+        """Remove all but the newest of each kind and the one that serves. The caller holds the lock."""
+        for entry in self.named_as_versions():
             if entry.is_symlink():
                 Path(entry).unlink()
         try:
@@ -369,47 +312,17 @@ class Registry:
             serving = ""
         except RegistryError:  # nothing is removed while nobody knows what serves
             return
-        signed = [manifest["version"] for manifest in self._signed()]
+        signed = [manifest["version"] for manifest in self.signed()]
         others = [version for version in self.versions() if version not in signed]
         # Each kind for itself: nobody can push signed versions out with folders that are only named so.
         for version in (*signed[VERSIONS_KEPT:], *others[VERSIONS_KEPT:]):
             if version != serving:
                 # Renamed in one step, then removed as a leftover: a version is complete or does not exist.
-                (self.root / version).rename(self._staging_path())
+                (self.root / version).rename(staging_path(self.root))
 
     @contextmanager
     def _write_lock(self) -> Iterator[None]:
-        """Hold the lock, and leave no half-written files behind. RegistryError if there is no key to sign with."""
+        """Hold the lock of whoever writes. RegistryError if somebody else does, or if there is no key to sign with."""
         self.keys.private_key()
-        with self._lock():
-            try:
-                self._remove_leftovers()
-                try:
-                    yield
-                finally:
-                    self._remove_leftovers()
-            except OSError as error:
-                raise self._unwritable(error) from error
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        with ExitStack() as held:
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(self.root / ".lock", LOCK_SECONDS))
-            except TimeoutError:
-                raise RegistryError(
-                    f"{self.root / '.lock'} has been locked by another process for {LOCK_SECONDS} s, and a publish "
-                    "takes a second or two. `lslocks` names who holds it; end that, then try again."
-                ) from None
-            except RefusedError as error:
-                raise RegistryError(f"{self.root / '.lock'} cannot be locked: {error}. Remove it.") from error
-            except OSError as error:
-                raise self._unwritable(error) from error
+        with write_lock(self.root):
             yield
-
-    def _unwritable(self, error: OSError) -> RegistryError:
-        return RegistryError(
-            f"{self.root} cannot be written: {reason(error)}. The serving version is complete and stays in "
-            "use; free some space or repair the volume, then run the DAG again."
-        )

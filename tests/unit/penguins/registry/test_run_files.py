@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from penguins.registry import Registry, RegistryError
-from penguins.registry.run_files import RunFiles
+from penguins.registry.run_files import RunFiles, published_before, remove_run_folders, run_folder
 
 
 def test_files_and_tables_come_back_as_they_were_written(registry: Registry) -> None:
-    folder = registry.run_folder("run")
+    folder = run_folder(registry.root, "run")
     written = RunFiles(folder)
     table = pa.table({"a": [1.5, None], "b": ["x", "y"]})
     written.write("file", b"content")
@@ -29,7 +29,7 @@ def test_files_and_tables_come_back_as_they_were_written(registry: Registry) -> 
 
 @pytest.mark.parametrize("change", ["rewritten", "removed", "a link to the same"])
 def test_a_file_that_is_another_one_now_is_refused(registry: Registry, tmp_path: Path, change: str) -> None:
-    files = RunFiles(registry.run_folder("run"))
+    files = RunFiles(run_folder(registry.root, "run"))
     files.write("train.parquet", b"rows")
     path = files.folder / "train.parquet"
     if change == "rewritten":
@@ -43,7 +43,7 @@ def test_a_file_that_is_another_one_now_is_refused(registry: Registry, tmp_path:
 
 
 def test_links_are_not_written_through(registry: Registry, tmp_path: Path) -> None:
-    files, victim = RunFiles(registry.run_folder("run")), tmp_path / "victim"
+    files, victim = RunFiles(run_folder(registry.root, "run")), tmp_path / "victim"
     victim.write_bytes(b"precious")
     (files.folder / "model.pkl").symlink_to(victim)
     files.write("model.pkl", b"model")
@@ -52,11 +52,11 @@ def test_links_are_not_written_through(registry: Registry, tmp_path: Path) -> No
     (tmp_path / "outside").mkdir()
     (registry.root / "runs" / "other").symlink_to(tmp_path / "outside")
     with pytest.raises(RegistryError, match="other is a symbolic link"):
-        registry.run_folder("other")
-    registry.remove_run_folders()
+        run_folder(registry.root, "other")
+    remove_run_folders(registry.root)
     (registry.root / "runs").symlink_to(tmp_path / "outside")
     with pytest.raises(RegistryError, match="runs is a symbolic link"):
-        registry.run_folder("run")
+        run_folder(registry.root, "run")
     assert list((tmp_path / "outside").iterdir()) == []
 
 
@@ -68,12 +68,12 @@ def test_a_publish_that_was_killed_after_the_version_was_there_goes_on(
     killed = registry.publish(pickled, {**facts, "dag_run_id": "run"})
     registry.activate(before["version"])  # as if the pointer had not been moved yet
     sha256, manifest = killed["sha256"], registry.manifest(killed["version"])
-    assert registry.published_before("run", sha256, activate=False) == manifest
+    assert published_before(registry, "run", sha256, activate=False) == manifest
     assert registry.current() == before["version"]
-    assert registry.published_before("run", sha256, activate=True) == manifest
+    assert published_before(registry, "run", sha256, activate=True) == manifest
     assert registry.current() == killed["version"]
     newer = publish()["version"]
-    assert registry.published_before("run", sha256, activate=True) == manifest
+    assert published_before(registry, "run", sha256, activate=True) == manifest
     assert registry.current() == newer  # which has come since
-    assert registry.published_before("run", "0" * 64, activate=True) is None
-    assert registry.published_before("other", sha256, activate=True) is None
+    assert published_before(registry, "run", "0" * 64, activate=True) is None
+    assert published_before(registry, "other", sha256, activate=True) is None

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from penguins.inference import load_model
 from penguins.registry import PROJECT, Keys, NoModelError, Registry, RegistryError, store
 from penguins.registry.__main__ import main
+from penguins.registry.run_files import remove_run_folders, run_folder
 from penguins.registry.store import VERSIONS_KEPT
 from penguins.schema import EXAMPLE
 from penguins.training.pipeline import build_pipeline, fit
@@ -454,26 +455,26 @@ def test_activate_refuses_a_damaged_version_and_leaves_what_serves(registry: Reg
 
 def test_a_runs_folder_has_its_name_and_is_the_same_for_each_task(registry: Registry) -> None:
     for run_id in ("manual__2026-01-01T00:00:00+00:00", "v1.2", "run_7"):
-        folder = registry.run_folder(run_id)
+        folder = run_folder(registry.root, run_id)
         assert folder == registry.root / "runs" / run_id
         assert folder.is_dir()
-    (registry.run_folder("run") / "train.parquet").write_bytes(b"rows")
-    assert (registry.run_folder("run") / "train.parquet").read_bytes() == b"rows"
+    (run_folder(registry.root, "run") / "train.parquet").write_bytes(b"rows")
+    assert (run_folder(registry.root, "run") / "train.parquet").read_bytes() == b"rows"
 
 
 def test_a_runs_folder_stays_one_folder_under_runs(registry: Registry) -> None:
     for run_id in ("", ".", "..", "../..", "../../etc", "/etc", "a/b", "a\\b", "a\0b", ".hidden", "~"):
-        folder = registry.run_folder(run_id)
+        folder = run_folder(registry.root, run_id)
         assert folder.resolve().parent == (registry.root / "runs").resolve(), run_id
         assert folder.is_dir()
 
 
 def test_removing_the_runs_folders_leaves_the_versions(registry: Registry, publish: Publish) -> None:
-    registry.remove_run_folders()  # no error where there are none
+    remove_run_folders(registry.root)  # no error where there are none
     version = publish()["version"]
-    registry.run_folder("one")
-    registry.run_folder("two")
-    registry.remove_run_folders()
+    run_folder(registry.root, "one")
+    run_folder(registry.root, "two")
+    remove_run_folders(registry.root)
     assert not (registry.root / "runs").exists()
     registry.read(version)
 
@@ -589,7 +590,7 @@ def test_the_ten_newest_versions_are_kept_and_all_else_is_left(registry: Registr
     assert VERSIONS_KEPT == 10
     unsigned = [*make_versions(registry, year=2090, count=6), *make_versions(registry, year=2020, count=6)]
     (registry.root / "notes").mkdir()
-    (registry.run_folder("run") / "train.parquet").write_bytes(b"")
+    (run_folder(registry.root, "run") / "train.parquet").write_bytes(b"")
     published = [publish()["version"] for _ in range(12)]
     assert registry.versions() == [*unsigned[:6], *published[:1:-1], *unsigned[6:10]]
     assert (registry.root / "notes").is_dir()

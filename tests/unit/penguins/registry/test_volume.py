@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from penguins.registry import PROJECT, Keys, NoModelError, Pointer, Registry, RegistryError, pointer, store
+from penguins.registry import PROJECT, Keys, NoModelError, Pointer, Registry, RegistryError, pointer, store, writing
 from penguins.registry.__main__ import main
 from penguins.registry.names import is_version, name_of
+from penguins.registry.run_files import run_folder
 
 Trained = tuple[bytes, dict[str, Any]]
 Publish = Callable[[], dict[str, Any]]
@@ -214,9 +215,9 @@ def test_a_name_that_something_unsigned_has_already_is_not_taken(registry: Regis
 
 def test_any_run_id_has_a_folder_of_its_own_whose_name_is_not_too_long(registry: Registry) -> None:
     ids = ["é" * 200, "é" * 201, "x" * 250, "x" * 250 + "y", "漢" * 100, "a/b", "a_b", "a b", ".a_b", "", ".", "\ud800"]
-    folders = [registry.run_folder(run_id) for run_id in ids]
+    folders = [run_folder(registry.root, run_id) for run_id in ids]
     assert len(set(folders)) == len(ids)
-    assert folders == [registry.run_folder(run_id) for run_id in ids]
+    assert folders == [run_folder(registry.root, run_id) for run_id in ids]
     assert {path.name for path in folders} == {path.name for path in (registry.root / "runs").iterdir()}
     assert folders[ids.index("a_b")].name == "a_b"
 
@@ -360,7 +361,7 @@ def test_a_lock_that_somebody_holds_is_waited_for_with_a_limit(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = publish()["version"]
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(writing, "LOCK_SECONDS", 0.2)
     with (registry.root / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         said = outcome_of(publish)
