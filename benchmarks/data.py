@@ -155,7 +155,8 @@ def _ready_fit(warehouse: Warehouse, source: Source, train: Path) -> Callable[[]
     from sklearn.base import clone
 
     from penguins.schema import TARGET
-    from penguins.training.pipeline import build_pipeline, clean, feature_frame, label_codes, split
+    from penguins.training.pipeline import build_pipeline, clean, split
+    from penguins.training.rows import feature_frame, label_codes
 
     warehouse.load(source)
     rows, _ = split(clean(warehouse.read(source)), test_size=0.2, random_state=42)

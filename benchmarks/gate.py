@@ -159,7 +159,7 @@ def trial(folder: Path, kind: str, number: int) -> dict[str, Any]:
 
 
 def _without(rows: pa.Table, trained: pa.Table) -> pa.Table:
-    from penguins.training.pipeline import row_keys
+    from penguins.training.rows import row_keys
 
     return rows.filter(pa.array(~np.isin(row_keys(rows), row_keys(trained))))
 

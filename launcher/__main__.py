@@ -45,7 +45,7 @@ def trained_version(registry: Registry) -> str | None:
 
     RegistryError if it cannot be trusted: then only a person can say that the next model need not be compared with it.
     """
-    from penguins.inference import ModelError, check_columns, check_libraries
+    from penguins.compatibility import ModelError, check_columns, check_libraries
     from penguins.registry import NoModelError, RegistryError
 
     try:

@@ -27,7 +27,8 @@ from sklearn.preprocessing import FunctionTransformer
 from app.fast.folding import fold
 from app.fast.graph import Compiled, CompiledModel, CompileError, compiled_model
 from app.fast.loader import Answer
-from penguins.inference import TOLERANCE, Model, ModelError, load_model, to_frame
+from penguins.compatibility import ModelError
+from penguins.inference import TOLERANCE, Model, load_model, to_frame
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, Number
 
 # scikit-learn's trees round float64 input to float32; other estimators do not. The graph must do the same: these casts

@@ -20,7 +20,8 @@ from typing import Any
 
 from app import SHARED_FOLDER
 from app.fast.graph import Compiled, CompileError, compiled_model
-from penguins.inference import ModelError, Predictor, check_columns, check_libraries, load_model, prove
+from penguins.compatibility import ModelError, check_columns, check_libraries
+from penguins.inference import Predictor, load_model, prove
 
 SECONDS_TO_COMPILE = 120
 SECONDS_TO_ANSWER = 30  # of a compiler that waits; on a busy machine, its imports may have taken up to 20

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from penguins.evaluation.gate import wilson
+from penguins.evaluation.accuracy import wilson
 from penguins.journal.tables import PREDICTED, SEQ, VERSION, feedback
 from penguins.schema import TARGET
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import anyio
 
 from app.errors import ModelNotReadyError
-from penguins.inference import ModelError, Prediction, Predictor, Record
+from penguins.compatibility import ModelError
+from penguins.inference import Prediction, Predictor, Record
 from penguins.registry import NoModelError, Pointer, Registry, RegistryError, is_held_back
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import connectorx
 import pytest
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 
-from penguins import progress
+from penguins.data import progress
 from penguins.data.databases import open_warehouse
 from penguins.data.source import Source, check_source, read_records, sha256_of
 from penguins.data.warehouse import DatabaseLostError, LoadError, Warehouse, WarehouseError

@@ -22,7 +22,8 @@ import httpx2
 import psutil
 import pytest
 
-from penguins.inference import TOLERANCE, library_versions
+from penguins.compatibility import library_versions
+from penguins.inference import TOLERANCE
 from penguins.registry import Registry
 from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, NUMBERS
 from support import ROOT, Service, code_blocks, free_port

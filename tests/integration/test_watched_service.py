@@ -16,7 +16,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Summary, start_http_server
 
-from penguins.evaluation.gate import wilson
+from penguins.evaluation.accuracy import wilson
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, TARGET
 from support import ROOT, Service, dashboard_queries, free_port

@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote as quote_url
 
+from penguins.data.progress import Progress
 from penguins.data.source import Source
 from penguins.data.warehouse import (
     MARK,
@@ -25,7 +26,6 @@ from penguins.data.warehouse import (
     null_if_missing,
     refuse_foreign,
 )
-from penguins.progress import Progress
 from penguins.schema import COLUMNS, TABLE, Number
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from penguins.data.progress import Progress
 from penguins.data.records import Lines, SourceError, check_header, records
 from penguins.files import opened
-from penguins.progress import Progress
 from penguins.schema import COLUMNS, MISSING, NUMBERS, TARGET, Category, Number
 
 if TYPE_CHECKING:

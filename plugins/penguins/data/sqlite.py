@@ -7,9 +7,9 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from penguins.data.progress import Progress
 from penguins.data.source import Source, read_records
 from penguins.data.warehouse import MARK, Warehouse, WarehouseError, refuse_foreign
-from penguins.progress import Progress
 from penguins.schema import COLUMNS, MISSING, TABLE, Number
 
 

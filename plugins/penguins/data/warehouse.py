@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from penguins.data.progress import Progress
 from penguins.data.source import Source, sha256_of
-from penguins.progress import Progress
 from penguins.schema import COLUMNS, MISSING, TABLE, Category, Number
 
 if TYPE_CHECKING:

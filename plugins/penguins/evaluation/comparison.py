@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penguins.evaluation.gate import Baseline, wilson
-from penguins.inference import ModelError, check_columns, load_model
+from penguins.compatibility import ModelError, check_columns
+from penguins.evaluation.accuracy import wilson
+from penguins.evaluation.gate import Baseline
+from penguins.inference import load_model
 from penguins.registry import NoModelError, Registry, RegistryError
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def _warn_of_new_rows(registry: Registry, manifest: dict[str, Any], rows: pa.Tab
     model may still know the rest of it.
     """
     from penguins.evaluation.scores import predicted_codes
-    from penguins.training.pipeline import label_codes
+    from penguins.training.rows import label_codes
 
     version = manifest["version"]
     try:

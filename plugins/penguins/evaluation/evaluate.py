@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penguins.compatibility import library_versions
 from penguins.data.drift import histograms, shortest_float
+from penguins.evaluation.accuracy import Accuracy
 from penguins.evaluation.comparison import compare_with_serving
-from penguins.evaluation.gate import Accuracy, judge
+from penguins.evaluation.gate import judge
 from penguins.evaluation.inspection import inspect
 from penguins.evaluation.scores import predict_unseen, score, warnings_of
-from penguins.inference import Model, golden_rows, library_versions, unpickle
+from penguins.inference import Model, golden_rows, unpickle
 from penguins.registry import Registry
 from penguins.schema import FEATURES, Category, Number
-from penguins.training.pipeline import label_codes
+from penguins.training.rows import label_codes
 
 GOLDEN_PER_CLASS = 5
 

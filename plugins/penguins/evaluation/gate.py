@@ -16,45 +16,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from penguins.evaluation.accuracy import Z95, Accuracy, Method
+
 # The significance level: chance alone must explain the drop in fewer than 5 of 100 cases for a model to be refused.
 SIGNIFICANCE = 0.05
 # With fewer rows, the difference between two models is noise: one row is more than 0.01.
 MIN_ROWS = 100
-Z95 = 1.959964  # the normal distribution's 97.5 % quantile
 
-Method = Literal["held-out", "cross-validation", "out-of-bag"]
 Outcome = Literal["first version", "no comparison", "too few rows", "not worse", "worse"]
 
 
 class GateError(RuntimeError):
     """The model is not good enough to be published."""
-
-
-def wilson(right: int, rows: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a proportion: within 0 and 1, and not a single point if all are right."""
-    if rows == 0:
-        return 0.0, 1.0
-    share, z2 = right / rows, Z95**2
-    middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = Z95 / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How many rows were predicted correctly by models that had not seen them, and how this was measured."""
-
-    method: Method
-    right: int
-    rows: int
-
-    @property
-    def value(self) -> float:
-        return self.right / max(self.rows, 1)
-
-    def facts(self) -> dict[str, Any]:
-        """Return the manifest's entry, with Wilson's 95 % interval."""
-        return {**asdict(self), "accuracy": self.value, "interval": list(wilson(self.right, self.rows))}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 
 from penguins.inference import to_frame
 from penguins.schema import FEATURES, NUMBERS, TARGET
-from penguins.training.pipeline import feature_frame, label_codes
+from penguins.training.rows import feature_frame, label_codes
 
 REPEATS = 5
 # All permutations of all features are predicted in one call, which limits the sample. This many rows take 0.5 s.

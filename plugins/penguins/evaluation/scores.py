@@ -14,12 +14,12 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 
-from penguins.evaluation.gate import Accuracy
+from penguins.data.progress import Progress
+from penguins.evaluation.accuracy import Accuracy
 from penguins.evaluation.predictions import ALL_KEYS, Predictions
 from penguins.inference import to_frame
-from penguins.progress import Progress
 from penguins.schema import TARGET
-from penguins.training.pipeline import FOLDS, distinct_rows, feature_frame, label_codes, row_keys
+from penguins.training.rows import FOLDS, distinct_rows, feature_frame, label_codes, row_keys
 
 # Up to here, the ten extra fits of cross-validation are cheap. Above, the out-of-bag rows are used instead.
 ROWS_TO_CROSS_VALIDATE = 10_000

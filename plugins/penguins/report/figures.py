@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penguins.evaluation.gate import wilson
+from penguins.evaluation.accuracy import wilson
 from penguins.schema import COLUMNS, Number
 
 MISTAKES_LISTED = 30

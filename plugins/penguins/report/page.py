@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from penguins.evaluation.gate import wilson
-from penguins.inference import ModelError, check_columns
+from penguins.compatibility import ModelError, check_columns
+from penguins.evaluation.accuracy import wilson
 from penguins.registry import Registry, RegistryError
 from penguins.report.figures import (
     BOTTOM,

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import pickle
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import nullcontext
 from functools import reduce
-from threading import Lock
-from typing import TextIO
 
 import joblib
 import numpy as np
@@ -27,15 +23,11 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.tree import DecisionTreeClassifier
 
 from penguins.column_types import NULL
-from penguins.progress import Progress
-from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET
+from penguins.data.progress import Progress
+from penguins.schema import CATEGORIES, NUMBERS, TARGET
 from penguins.training.cluster import VARIABLE, fit_forest
-
-# Of cross-validation; each fold needs at least one row of each class.
-FOLDS = 10
-ROWS_HASHED_AT_ONCE = 500_000
-
-log = logging.getLogger(__name__)
+from penguins.training.rows import distinct_rows, feature_frame, label_codes
+from penguins.training.trees import progress_of_trees
 
 
 def clean(raw: pa.Table) -> pa.Table:
@@ -58,49 +50,6 @@ def split(table: pa.Table, *, test_size: float, random_state: int) -> tuple[pa.T
         table.take(np.concatenate([first[train], copies[~held_out]])),
         table.take(np.concatenate([first[test], copies[held_out]])),
     )
-
-
-def row_keys(table: pa.Table) -> np.ndarray:
-    """Return a 64-bit hash of each row's features, shape (n_rows,): equal rows have equal keys in every file."""
-    pieces = [
-        pd.util.hash_pandas_object(feature_frame(table.slice(start, ROWS_HASHED_AT_ONCE)), index=False)
-        for start in range(0, table.num_rows, ROWS_HASHED_AT_ONCE)
-    ]
-    return np.concatenate([np.empty(0, np.uint64), *pieces])
-
-
-def distinct_rows(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's group, and the first row of each group: rows with equal features form one group.
-
-    If a class had fewer groups than cross-validation has folds, equal rows are no duplicates but lie in the nature of
-    the table, for example one with only a few categories. Then each row is its own group.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n_rows,)
-    numpy.ndarray, shape (n_groups,)
-    """
-    every_row = np.arange(table.num_rows)
-    groups, keys = pd.factorize(row_keys(table))
-    if len(keys) == len(groups):
-        return every_row, every_row
-    first = np.flatnonzero(~pd.Series(groups).duplicated())
-    labels = label_codes(table)
-    present = np.unique(labels)
-    if np.bincount(labels[first], minlength=len(TARGET.values))[present].min() < FOLDS:
-        log.info("rows with equal features count one by one: a class has too few distinct rows")
-        return every_row, every_row
-    return groups, first
-
-
-def label_codes(table: pa.Table) -> np.ndarray:
-    """Return each row's target as an index into the schema's values, shape (n_rows,)."""
-    return table[TARGET.name].combine_chunks().indices.to_numpy()
-
-
-def feature_frame(table: pa.Table) -> pd.DataFrame:
-    """Return the features for a fit: float32 and pandas' categories, which are small, NaN for missing values."""
-    return table.select([c.name for c in FEATURES]).to_pandas()
 
 
 def build_pipeline(*, n_estimators: int, max_samples: int, random_state: int, rows: int) -> Pipeline:
@@ -148,7 +97,7 @@ def fit(pipeline: Pipeline, train: pa.Table) -> bytes:
     forest = pipeline.named_steps["forest"]
     progress = Progress("fitted", train.num_rows)
     features = pipeline[:-1].fit_transform(feature_frame(train))
-    with nullcontext() if os.environ.get(VARIABLE) else _progress_of_trees(forest):
+    with nullcontext() if os.environ.get(VARIABLE) else progress_of_trees(forest):
         fit_forest(forest, features, labels)
     progress.done()
     _take_frames_as_read(pipeline.named_steps["columns"])
@@ -185,39 +134,3 @@ def _canonical_tree(tree: DecisionTreeClassifier) -> DecisionTreeClassifier:
     copy = pickle.loads(pickle.dumps(tree))  # noqa: S301 - our own
     copy.__dict__ = {sys.intern(name): value for name, value in vars(copy).items()}
     return copy
-
-
-class _TreeCounter(io.TextIOBase):
-    """Turns the lines that scikit-learn and joblib print about trees into progress lines. Passes on all others."""
-
-    def __init__(self, passed_on: TextIO, trees: int) -> None:
-        self.passed_on, self.trees = passed_on, trees
-        self.started = self.line_ends_to_drop = 0
-        self.lock = Lock()  # each tree is announced by the thread that grows it
-
-    def write(self, text: str) -> int:
-        with self.lock:
-            if text.startswith("building tree"):
-                if not self.started:
-                    self.progress = Progress("grown", self.trees, "trees")
-                self.progress.at(self.started)
-                self.started += 1
-                self.line_ends_to_drop += not text.endswith("\n")
-            elif text == "\n" and self.line_ends_to_drop:
-                self.line_ends_to_drop -= 1
-            elif not text.startswith("[Parallel("):
-                self.passed_on.write(text)
-        return len(text)
-
-
-@contextmanager
-def _progress_of_trees(forest: RandomForestClassifier) -> Iterator[None]:
-    forest.verbose = 2  # prints a line for each tree
-    try:
-        with (
-            redirect_stdout(_TreeCounter(sys.stdout, forest.n_estimators)),
-            redirect_stderr(_TreeCounter(sys.stderr, forest.n_estimators)),
-        ):
-            yield
-    finally:
-        forest.verbose = 0

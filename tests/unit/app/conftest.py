@@ -13,7 +13,8 @@ from app.fast.graph import CompileError
 from app.fast.loader import Answer, _compile_apart, load
 from app.main import create_app
 from app.settings import Settings
-from penguins.inference import ModelError, load_model
+from penguins.compatibility import ModelError
+from penguins.inference import load_model
 from penguins.registry import Registry
 from penguins.report.page import render
 from support import empty_registry

@@ -13,7 +13,8 @@ import pytest
 from app.schemas import Record
 from penguins.inference import Model, unpickle
 from penguins.schema import COLUMNS, FEATURES, MISSING, Number
-from penguins.training.pipeline import build_pipeline, feature_frame, fit
+from penguins.training.pipeline import build_pipeline, fit
+from penguins.training.rows import feature_frame
 
 ROOT = Path(__file__).parents[3]
 TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")

@@ -15,18 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from penguins.inference import (
-    LIBRARIES,
-    TOLERANCE,
-    Model,
-    ModelError,
-    golden_rows,
-    library_versions,
-    load_model,
-    prove,
-    to_frame,
-    unpickle,
-)
+from penguins.compatibility import LIBRARIES, ModelError, library_versions
+from penguins.inference import TOLERANCE, Model, golden_rows, load_model, prove, to_frame, unpickle
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET
 from penguins.training.pipeline import build_pipeline, fit
 

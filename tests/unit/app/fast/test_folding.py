@@ -18,7 +18,8 @@ from app.fast.graph import CompiledGraph, CompiledModel, FoldedForest, compiled_
 from penguins.evaluation.evaluate import golden_records
 from penguins.inference import Model, golden_rows, to_frame, unpickle
 from penguins.schema import EXAMPLE, NUMBERS, TARGET
-from penguins.training.pipeline import build_pipeline, feature_frame, fit
+from penguins.training.pipeline import build_pipeline, fit
+from penguins.training.rows import feature_frame
 
 Tables = tuple[pa.Table, pa.Table]
 

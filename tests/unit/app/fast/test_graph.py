@@ -44,11 +44,13 @@ from app.fast.compiler import compile_model
 from app.fast.graph import CompiledGraph, CompiledModel, CompileError, FoldedForest, compiled_model
 from app.fast.loader import CompilerLostError, _compile_apart, cool_down, load, warm_up
 from penguins import inference
+from penguins.compatibility import ModelError
 from penguins.evaluation.evaluate import golden_records
-from penguins.inference import TOLERANCE, Model, ModelError, Record, golden_rows, to_frame, unpickle
+from penguins.inference import TOLERANCE, Model, Record, golden_rows, to_frame, unpickle
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import pipeline as training
-from penguins.training.pipeline import build_pipeline, feature_frame, fit
+from penguins.training.pipeline import build_pipeline, fit
+from penguins.training.rows import feature_frame
 from support import ROOT
 
 Trained = tuple[bytes, dict[str, Any]]

@@ -16,7 +16,7 @@ import app.journal.feedback
 from app.main import create_app
 from app.serving.model_server import Predicted, Served
 from app.settings import Settings
-from penguins.evaluation.gate import wilson
+from penguins.evaluation.accuracy import wilson
 from penguins.inference import Prediction
 from penguins.journal.tables import file_of, predictions
 from penguins.registry import Registry

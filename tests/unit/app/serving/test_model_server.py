@@ -21,7 +21,7 @@ from app.fast import loader
 from app.fast.graph import CompileError
 from app.fast.loader import load
 from app.serving.model_server import ModelServer
-from penguins.inference import ModelError
+from penguins.compatibility import ModelError
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE
 

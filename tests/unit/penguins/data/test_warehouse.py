@@ -20,7 +20,7 @@ from airflow.providers.mysql.hooks.mysql import MySqlHook
 from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 from mysql.connector import errors
 
-from penguins import progress
+from penguins.data import progress
 from penguins.data import warehouse as module
 from penguins.data.databases import open_warehouse
 from penguins.data.mysql import MySQLWarehouse

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from penguins.evaluation.gate import Accuracy, Baseline, Comparison, judge, wilson
+from penguins.evaluation.accuracy import Accuracy, wilson
+from penguins.evaluation.gate import Baseline, Comparison, judge
 
 
 def pairs(both: int, only_new: int, only_serving: int, neither: int = 0) -> Comparison:

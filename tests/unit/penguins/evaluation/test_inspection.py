@@ -18,7 +18,8 @@ from penguins.evaluation.inspection import POINTS, REPEATS, calibration, inspect
 from penguins.inference import to_frame, unpickle
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import pipeline as training
-from penguins.training.pipeline import build_pipeline, feature_frame, fit, label_codes
+from penguins.training.pipeline import build_pipeline, fit
+from penguins.training.rows import feature_frame, label_codes
 from tables import frame_of, table_of
 
 Tables = tuple[pa.Table, pa.Table]

@@ -17,7 +17,8 @@ from penguins.evaluation.predictions import ALL_KEYS
 from penguins.evaluation.scores import ROWS_TO_CROSS_VALIDATE, out_of_bag, predict_unseen, score, warnings_of
 from penguins.inference import unpickle
 from penguins.schema import NUMBERS, TARGET
-from penguins.training.pipeline import build_pipeline, feature_frame, fit, label_codes, row_keys
+from penguins.training.pipeline import build_pipeline, fit
+from penguins.training.rows import feature_frame, label_codes, row_keys
 from tables import frame_of, table_of
 
 Trained = tuple[bytes, dict[str, Any]]

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from penguins.evaluation.gate import Accuracy, Baseline, Comparison, judge
+from penguins.evaluation.accuracy import Accuracy
+from penguins.evaluation.gate import Baseline, Comparison, judge
 from penguins.registry import Registry
 from penguins.report import figures
 from penguins.report import page as page_module

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from penguins import progress
-from penguins.progress import SECONDS_BETWEEN, Progress
+from penguins.data import progress
+from penguins.data.progress import SECONDS_BETWEEN, Progress
 
 Pass = Callable[[float], None]
 
