@@ -26,7 +26,7 @@ from sqlalchemy import (
     make_url,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from penguins.schema import COLUMNS, FEATURES, TARGET, Number
 
@@ -78,8 +78,6 @@ feedback = _table("feedback", Column(TARGET.name, _NAME, nullable=False))  # one
 TABLES = (predictions, feedback)
 for _one in TABLES:  # SQLite has each index's name only once, also in tables that were renamed
     Index(f"{_one.name}_id_{_mark(_one.columns.keys())}", _one.c[ID], unique=_one is feedback)
-_counted = (feedback.c[name] for name in (VERSION, SEQ, PREDICTED, TARGET.name))
-Index(f"feedback_counted_{_mark(feedback.columns.keys())}", *_counted)
 
 
 def engine_of(url: str) -> Engine:
@@ -87,7 +85,9 @@ def engine_of(url: str) -> Engine:
     try:
         kind = make_url(url).get_backend_name()
         waits: dict[str, Any] = dict.fromkeys(_WAITS.get(kind, []), SECONDS_TO_WAIT)
-        return create_engine(url, pool_pre_ping=True, connect_args=waits)
+        # The journal writes its rows as tuples, which these drivers take as well as dicts.
+        style: dict[str, Any] = {"paramstyle": "format"} if kind in ("mysql", "mariadb", "postgresql") else {}
+        return create_engine(url, pool_pre_ping=True, connect_args=waits, **style)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise JournalError(
             f"{URL} is no URL of a database: {error}. Accepted: {EXAMPLE_URL}, "
@@ -117,11 +117,10 @@ def make_file(path: Path) -> None:
         raise JournalError(f"{URL} names {path}, which cannot be written: {error}") from error
 
 
-def make_tables(engine: Engine) -> None:
+def make_tables(engine: Engine, tries: int = 4) -> None:
     """Make the tables unless they are there. Those for other columns are kept, and found when the schema is as it was.
 
-    They are called like these, with the mark of their columns behind. Another process may do the same at this moment:
-    then it raises DBAPIError, and can be tried again.
+    They are called like these, with the mark of their columns behind. Raises DBAPIError if it is not possible.
     """
     for table in TABLES:
         found, mine = inspect(engine).get_table_names(), f"{table.name}_{_mark(table.columns.keys())}"
@@ -132,7 +131,12 @@ def make_tables(engine: Engine) -> None:
             _rename(engine, table.name, f"{table.name}_{_mark(columns)}")
         if mine in found:
             _rename(engine, mine, table.name)
-    _metadata.create_all(engine)
+    try:
+        _metadata.create_all(engine)
+    except DBAPIError:  # another process makes them at this moment
+        if tries == 1:
+            raise
+        make_tables(engine, tries - 1)
 
 
 def _rename(engine: Engine, table: str, to: str) -> None:

@@ -282,23 +282,26 @@ def test_feedback_outlives_its_prediction_and_can_be_corrected_even_then(client:
     assert rows("feedback")[0][FEATURES[0].name] == EXAMPLE[FEATURES[0].name]
 
 
-def test_a_label_that_another_process_keeps_at_the_same_moment_counts_once(
+def test_a_label_that_another_process_keeps_at_the_same_moment_is_sent_again(
     client: TestClient, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict(client, "a")
     journal = client.app.state.journal  # type: ignore[attr-defined]
     known = app.journal.feedback._known(journal, {"a"})
-    raced: list[list[str]] = []
+    raced: list[Any] = []
 
     def delete_after_another(table: Any) -> Any:
         if not raced:
-            raced.append([])
-            raced.append([r.outcome for r in app.journal.feedback._keep(journal, [("a", FALSE)], known)])
+            raced.append(None)
+            raced.append(app.journal.feedback._keep(journal, [("a", FALSE)], known))
         return delete(table)
 
     monkeypatch.setattr(app.journal.feedback, "delete", delete_after_another)
-    results = app.journal.feedback._keep(journal, [("a", TRUE)], known)
-    assert (raced[1], [result.outcome for result in results]) == (["new"], ["corrected"])
+    refused = say(client, ("a", TRUE))
+    assert refused.status_code == 503
+    assert "Send it again later" in refused.json()["detail"]
+    assert [row[TARGET.name] for row in rows("feedback")] == [FALSE]
+    assert outcomes(say(client, ("a", TRUE))) == ["corrected"]
     assert [row[TARGET.name] for row in rows("feedback")] == [TRUE]
 
 
