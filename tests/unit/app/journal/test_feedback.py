@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import delete
 
 import app.journal.feedback
+import app.journal.metrics
 from app.main import create_app
 from app.serving.model_server import Predicted, Served
 from app.settings import Settings
@@ -36,8 +37,9 @@ def service(registry: Registry, url: str | None) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def client(published: Registry, url: str) -> Iterator[TestClient]:
-    """The service with a journal."""
+def client(published: Registry, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The service with a journal, into which no other process writes."""
+    monkeypatch.setattr(app.journal.feedback, "SECONDS_TO_WAIT", 0)
     with service(published, url) as client:
         yield client
 
@@ -234,6 +236,16 @@ def test_a_version_long_gone_can_be_told_the_truth_days_later(client: TestClient
     found = metrics(client)
     assert (found["feedback_other_labels"], found["feedback_labels"]) == (1, 0)
     assert "feedback_accuracy" not in found
+
+
+def test_only_the_last_labels_count(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, truth in (("a", FALSE), ("b", TRUE)):
+        predict(client, name)
+        say(client, (name, truth))
+    assert metrics(client)["feedback_accuracy"] == 0.5
+    monkeypatch.setattr(app.journal.metrics, "LABELS_COUNTED", 1)
+    found = metrics(client)
+    assert (found["feedback_labels"], found["feedback_accuracy"]) == (1, 1)
 
 
 def test_on_a_full_disk_feedback_is_refused_whole_and_predictions_go_on(

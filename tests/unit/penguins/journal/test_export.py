@@ -84,7 +84,7 @@ def test_the_dag_takes_what_is_exported_behind_its_own_rows(command: Command, en
     assert (code, output.splitlines()[1:]) == (0, target.read_text().splitlines()[345:])
 
 
-def test_another_editors_file_comes_first_as_it_is(command: Command, engine: Engine, tmp_path: Path) -> None:
+def test_the_rows_of_the_base_are_copied_as_they_are(command: Command, engine: Engine, tmp_path: Path) -> None:
     give(engine, [label("x", FIRST)])
     base, target = tmp_path / "base.csv", tmp_path / "all.csv"
     header, row, *_ = CSV.read_text().splitlines()
