@@ -11,7 +11,7 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from penguins.journal.export import write_csv
-from penguins.journal.tables import TABLES, URL, JournalError, engine_of, feedback, file_of
+from penguins.journal.tables import URL, JournalError, engine_of, feedback, file_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def _journal(url: str | None) -> Engine:
     found = inspect(engine).get_table_names()
     if feedback.name not in found:
         raise JournalError(f"there is no journal in {engine.url} yet: the service makes it with the first prediction")
-    if others := [name for name in found if name.rpartition("_")[0] in [table.name for table in TABLES]]:
+    if others := [name for name in found if name.startswith(f"{feedback.name}_")]:
         print(f"left out, because they are for other columns: {', '.join(others)}", file=sys.stderr)
     return engine
 
