@@ -26,7 +26,7 @@ from penguins.journal.tables import EXAMPLE_URL, URL, JournalError
 
 JOURNAL_NOW = (
     f"The journal is in a database now: set {URL}, for example to {EXAMPLE_URL}, and API_JOURNAL_ROWS for its size. "
-    "`python -m penguins.journal import DIR` takes the files over."
+    "docs/journal.md says how the files are taken over."
 )
 
 # At module level, because the workers import this module and skip the block under `if`.

@@ -12,20 +12,17 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain, count
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import Connection, Table, delete, insert, select
+from sqlalchemy import Table, delete, insert, select
 
+from app.monitoring.counts import Recorder
 from app.serving.model_server import Predicted
 from app.serving.observers import HEADER
-from penguins.inference import Prediction, Record
+from app.settings import Settings
 from penguins.journal.tables import SEQ, TABLES, TIME, engine_of, file_of, make_file, make_tables, predictions
 from penguins.schema import FEATURES
-
-if TYPE_CHECKING:
-    from app.monitoring.counts import Recorder
-    from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +33,6 @@ ROWS_AT_ONCE = 64  # requests wait a tenth of a millisecond for Python's lock
 MOST_ROWS = 100_000  # queued, some 30 MB, when the database is slow
 ROWS_TIDIED_AT_ONCE = 5_000  # others write in between
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
-Row = tuple[Any, ...]  # the values of `predictions`
 
 
 class Journal:
@@ -45,13 +41,13 @@ class Journal:
     def __init__(self, url: str, recorder: Recorder, *, days: int, max_rows: int) -> None:
         self.engine, self.days, self.max_rows = engine_of(url), days, max_rows
         self._recorder = recorder
-        self._rows: deque[Row] = deque()
+        self._rows: deque[tuple[Any, ...]] = deque()  # the values of `predictions`
         self._prefix, self._number = token_hex(8), count()
-        self._writing, self._stop = threading.Lock(), threading.Event()
+        self._lock, self._stop = threading.RLock(), threading.Event()
         self._has_tables, self._inode, self._problem = False, 0, ""
         self._clock = Clock()
-        self._names = predictions.columns.keys()[1:]
-        statement = str(insert(predictions).values(dict.fromkeys(self._names)).compile(self.engine))
+        values = dict.fromkeys(predictions.columns.keys()[1:])
+        statement = str(insert(predictions).inline().values(values).compile(self.engine))
         self._insert, _, self._one = statement.rpartition(" VALUES ")
 
     @classmethod
@@ -72,19 +68,22 @@ class Journal:
         return f"{self._prefix}-{next(self._number)}"
 
     def predicted(self, predicted: Predicted, request_id: str | None) -> None:
-        """Queue what was predicted. The rows of a batch have the request's id, a slash and their place."""
-        served, records, predictions, batch = predicted
-        now = time.time_ns()
-        for place, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
-            name = f"{request_id}/{place}" if batch else str(request_id)
-            self.put(_values(now, name, served.version, record, prediction))
+        """Queue what was predicted, or count it as lost if too much is queued.
 
-    def put(self, row: Row) -> None:
-        """Queue a row to be written, or count it as lost if there are too many."""
-        if len(self._rows) < MOST_ROWS:
-            self._rows.append(row)
-        else:
-            self._recorder.journal_lost(1)
+        The rows of a batch have the request's id, a slash and their place. They are made here, in the request's thread:
+        another one would compete with it for Python's lock.
+        """
+        served, records, predictions, batch = predicted
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        now = f"{_second(seconds)}.{rest // 1000:06d}"
+        for place, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
+            if len(self._rows) >= MOST_ROWS:
+                self._recorder.journal_lost(1)
+                continue
+            name = f"{request_id}/{place}" if batch else request_id
+            values = [record[feature] for feature in _FEATURES]
+            shares = to_json(prediction.probabilities).decode()
+            self._rows.append((now, name, served.version, *values, prediction.label, shares))
 
     def start(self) -> None:
         self._stop.clear()
@@ -99,24 +98,28 @@ class Journal:
 
     def prepare(self) -> None:
         """Make the tables, once, or again in another file if SQLite's was deleted or replaced."""
-        if (path := file_of(self.engine)) and (not path.exists() or path.stat().st_ino != self._inode):
-            self.engine.dispose()
-            make_file(path)
-            self._inode, self._has_tables = path.stat().st_ino, False
-        if not self._has_tables:
-            make_tables(self.engine)
-            self._has_tables = True
+        with self._lock:
+            if (path := file_of(self.engine)) and (not path.exists() or path.stat().st_ino != self._inode):
+                self.engine.dispose()
+                make_file(path)
+                self._inode, self._has_tables = path.stat().st_ino, False
+            if not self._has_tables:
+                make_tables(self.engine)
+                self._has_tables = True
 
     def flush(self) -> None:
         """Write what is queued now, in one transaction. Never raises: what cannot be written is lost, and counted."""
-        with self._writing:
+        with self._lock:
             if not (rows := [self._rows.popleft() for _ in range(len(self._rows))]):
                 return
             try:
                 self.prepare()
                 with self.engine.begin() as connection:
                     for start in range(0, len(rows), ROWS_AT_ONCE):
-                        self._insert_into(connection, rows[start : start + ROWS_AT_ONCE])
+                        some = rows[start : start + ROWS_AT_ONCE]
+                        # One statement for all of them: between two, a thread waits for Python's lock.
+                        statement = f"{self._insert} VALUES {', '.join([self._one] * len(some))}"
+                        connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
             except Exception as error:  # the next ones may be written
                 self._has_tables = False  # they may be what is missing
                 self._recorder.journal_lost(len(rows))
@@ -124,14 +127,6 @@ class Journal:
             else:
                 self._recorder.journal_written(len(rows))
                 self._say("")
-
-    def _insert_into(self, connection: Connection, rows: list[Row]) -> None:
-        if self.engine.dialect.positional:  # one statement for all: between two, a thread waits for Python's lock
-            statement = f"{self._insert} VALUES {', '.join([self._one] * len(rows))}"
-            connection.exec_driver_sql(statement, tuple(chain.from_iterable(rows)))
-        else:
-            named = [dict(zip(self._names, row, strict=True)) for row in rows]
-            connection.exec_driver_sql(f"{self._insert} VALUES {self._one}", named)
 
     def tidy(self) -> None:
         """Delete what is too old, if the clock can be trusted, and what is too much."""
@@ -170,10 +165,8 @@ class Journal:
 
     def _say(self, problem: str) -> None:
         """Log a problem once, until there is none or another."""
-        if problem and problem != self._problem:
-            log.error("%s", problem)
-        elif self._problem and not problem:
-            log.info("the journal is written again")
+        if problem != self._problem:
+            log.log(logging.ERROR if problem else logging.INFO, problem or "the journal is written again")
         self._problem = problem
 
 
@@ -198,20 +191,7 @@ class Clock:
         return passed - self._even_since >= DAY
 
 
-def _values(nanoseconds: int, name: str, version: str, record: Record, prediction: Prediction) -> Row:
-    """Return a row. It is made in the request's thread: another one would compete with it for Python's lock."""
-    seconds, rest = divmod(nanoseconds, 10**9)
-    return (
-        f"{_second(seconds)}.{rest // 1000:06d}",
-        name,
-        version,
-        *[record[name] for name in _FEATURES],
-        prediction.label,
-        to_json(prediction.probabilities).decode(),
-    )
-
-
 @lru_cache(maxsize=8)
 def _second(seconds: int) -> str:
-    """Return a time in UTC as SQLAlchemy keeps it in SQLite."""
+    """Return a time in UTC as SQLAlchemy keeps it in SQLite. `datetime` would take twice as long in each request."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
+import app.journal.feedback
 from app.journal.journal import Journal
 from app.main import create_app
 from app.monitoring.counts import Recorder
@@ -44,8 +45,13 @@ def url(own_mysql_url: str) -> Iterator[str]:
 
 
 def test_ids_feedback_accuracy_and_the_export_are_as_in_sqlite(
-    url: str, registry: Registry, publish: Callable[[], dict[str, Any]], tmp_path: Path
+    url: str,
+    registry: Registry,
+    publish: Callable[[], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(app.journal.feedback, "SECONDS_TO_WAIT", 0)  # no other process writes
     publish()
     with TestClient(create_app(Settings(journal_url=url), registry)) as client:
 

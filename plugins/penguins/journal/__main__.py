@@ -10,9 +10,8 @@ from pathlib import Path
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from penguins.data.records import SourceError
-from penguins.journal.export import all_of, labelled, write_csv, write_parquet
-from penguins.journal.tables import TABLES, URL, JournalError, engine_of, file_of, make_file
+from penguins.journal.export import write_csv
+from penguins.journal.tables import URL, JournalError, engine_of, feedback, file_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,25 +19,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m penguins.journal", description="Read the service's journal.")
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="write the predictions whose truth is known as a CSV for the DAG")
-    export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="where to, as Parquet if it is called so")
+    export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="where to; without it, to the output")
     export.add_argument("--base", type=Path, metavar="CSV", help="a CSV of the DAG whose rows come first")
-    export.add_argument(
-        "--table", choices=[table.name for table in TABLES], help="write all columns of a table instead"
-    )
-    take = commands.add_parser("import", help="take over the files that an earlier release has kept")
-    take.add_argument("folder", type=Path, metavar="DIR", help="what was API_JOURNAL_DIR")
-    for command in (export, take):
-        command.add_argument("--url", help=f"the journal's database; without it, {URL} says which")
+    export.add_argument("--url", help=f"the journal's database; without it, {URL} says which")
     chosen = parser.parse_args(arguments)
     try:
-        engine = _journal(chosen.url or os.environ.get(URL), new=chosen.command == "import")
-        if chosen.command == "import":
-            from penguins.journal.earlier import take_over
-
-            print(take_over(engine, chosen.folder), file=sys.stderr)
-        else:
-            print(_export(engine, chosen.file, chosen.table, chosen.base), file=sys.stderr)
-    except (JournalError, SourceError, SQLAlchemyError) as error:
+        print(_export(_journal(chosen.url or os.environ.get(URL)), chosen.file, chosen.base), file=sys.stderr)
+    except (JournalError, SQLAlchemyError) as error:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:  # of `| head`, which has seen enough
@@ -50,50 +37,39 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _journal(url: str | None, *, new: bool) -> Engine:
+def _journal(url: str | None) -> Engine:
     if not url:
         raise JournalError(f"which journal? Set {URL} to its database, or name it with --url")
     engine = engine_of(url)
-    path = file_of(engine)
-    if path and new:
-        make_file(path)
-    elif path and not path.is_file():
+    if (path := file_of(engine)) and not path.is_file():
         raise JournalError(f"{path} is not there; it must be the one that the service has as {URL}")
     found = inspect(engine).get_table_names()
-    if not new and TABLES[0].name not in found:
+    if feedback.name not in found:
         raise JournalError(f"there is no journal in {engine.url} yet: the service makes it with the first prediction")
-    if others := [name for name in found if name.rpartition("_")[0] in [table.name for table in TABLES]]:
+    if others := [name for name in found if name.startswith(f"{feedback.name}_")]:
         print(f"left out, because they are for other columns: {', '.join(others)}", file=sys.stderr)
     return engine
 
 
-def _export(engine: Engine, target: Path | None, table: str | None, base: Path | None) -> str:
-    columns = all_of(table) if table else labelled()
+def _export(engine: Engine, target: Path | None, base: Path | None) -> str:
     beside = target.with_name(f"{target.name}.new") if target else None
-    before = 0
     try:
-        if beside and beside.stem.endswith(".parquet"):
-            if base:
-                raise JournalError("--base is for a CSV, and cannot be put into Parquet")
-            count = write_parquet(beside, engine, columns)
-        elif beside:
+        if beside:
             with beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                count, before = write_csv(file, engine, columns, base)
+                count, before = write_csv(file, engine, base)
+                file.flush()
+                os.fsync(file.fileno())
         else:
-            count, before = write_csv(sys.stdout, engine, columns, base)
-        if not count and not table:
+            count, before = write_csv(sys.stdout, engine, base)
+            sys.stdout.flush()
+        if not count:
             raise JournalError(f"nobody gave feedback about a prediction in {engine.url} yet: POST /feedback does")
         if target and beside:
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
             beside.replace(target)
-        sys.stdout.flush()
     finally:
         if beside:
             beside.unlink(missing_ok=True)
-    return f"{count:,} {'rows' if table else 'predictions whose truth is known'}" + (
-        f", after {before:,} rows of {base}" if base else ""
-    )
+    return f"{count:,} predictions whose truth is known" + (f", after {before:,} rows of {base}" if base else "")
 
 
 if __name__ == "__main__":

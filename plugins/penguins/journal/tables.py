@@ -8,31 +8,17 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
-    DateTime,
-    Double,
-    Engine,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    inspect,
-    make_url,
-)
+import sqlalchemy as sa
+from sqlalchemy import Column, Engine, Table
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from penguins.schema import COLUMNS, FEATURES, TARGET, Number
 
 URL, EXAMPLE_URL = "API_JOURNAL_URL", "sqlite:////journal/journal.db"
 SECONDS_TO_WAIT = 5  # for another process that writes, or for a server
-_WAITS = {"sqlite": ["timeout"], "mysql": ["connect_timeout", "read_timeout", "write_timeout"]}
+_SERVER = ["connect_timeout", "read_timeout", "write_timeout"]
+_WAITS = {"sqlite": ["timeout"], "mysql": _SERVER, "mariadb": _SERVER}
 
 
 class JournalError(ValueError):
@@ -49,9 +35,9 @@ def own(name: str) -> str:
 SEQ, TIME, ID, VERSION, PROBABILITIES = map(own, ("seq", "time", "id", "version", "probabilities"))
 PREDICTED = own(f"predicted_{TARGET.name}"[:60])  # MySQL takes 64 characters
 # In MySQL's own collations "a" is found where "A" was asked for.
-_NAME = String(200).with_variant(mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
-_TIME = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")  # UTC
-_metadata = MetaData()
+_NAME = sa.String(200).with_variant(mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+_TIME = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")  # UTC
+_metadata = sa.MetaData()
 
 
 def _mark(columns: Iterable[str]) -> str:
@@ -63,31 +49,31 @@ def _table(name: str, *others: Column[Any]) -> Table:
     return Table(
         name,
         _metadata,
-        Column(SEQ, BigInteger().with_variant(Integer, "sqlite"), primary_key=True),  # in the order of arrival
+        Column(SEQ, sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),  # in the order of arrival
         Column(TIME, _TIME, nullable=False),
         Column(ID, _NAME, nullable=False),
-        Column(VERSION, String(40), nullable=False),
-        *(Column(c.name, Double() if isinstance(c, Number) else Text()) for c in FEATURES),
+        Column(VERSION, sa.String(40), nullable=False),
+        *(Column(c.name, sa.Double() if isinstance(c, Number) else sa.Text()) for c in FEATURES),
         Column(PREDICTED, _NAME, nullable=False),
         *others,
     )
 
 
-predictions = _table("predictions", Column(PROBABILITIES, JSON))
+predictions = _table("predictions", Column(PROBABILITIES, sa.JSON))
 feedback = _table("feedback", Column(TARGET.name, _NAME, nullable=False))  # one row for a prediction: the last truth
 TABLES = (predictions, feedback)
 for _one in TABLES:  # SQLite has each index's name only once, also in tables that were renamed
-    Index(f"{_one.name}_id_{_mark(_one.columns.keys())}", _one.c[ID], unique=_one is feedback)
-_counted = (feedback.c[name] for name in (VERSION, SEQ, PREDICTED, TARGET.name))
-Index(f"feedback_counted_{_mark(feedback.columns.keys())}", *_counted)
+    sa.Index(f"{_one.name}_id_{_mark(_one.columns.keys())}", _one.c[ID], unique=_one is feedback)
 
 
 def engine_of(url: str) -> Engine:
     """Return the engine of a URL. JournalError if it is none, or its driver is missing."""
     try:
-        kind = make_url(url).get_backend_name()
+        kind = sa.make_url(url).get_backend_name()
         waits: dict[str, Any] = dict.fromkeys(_WAITS.get(kind, []), SECONDS_TO_WAIT)
-        return create_engine(url, pool_pre_ping=True, connect_args=waits)
+        # The journal writes its rows as tuples, which these drivers take as well as dicts.
+        style: dict[str, Any] = {"paramstyle": "format"} if kind in ("mysql", "mariadb", "postgresql") else {}
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=waits, **style)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise JournalError(
             f"{URL} is no URL of a database: {error}. Accepted: {EXAMPLE_URL}, "
@@ -117,22 +103,26 @@ def make_file(path: Path) -> None:
         raise JournalError(f"{URL} names {path}, which cannot be written: {error}") from error
 
 
-def make_tables(engine: Engine) -> None:
+def make_tables(engine: Engine, tries: int = 4) -> None:
     """Make the tables unless they are there. Those for other columns are kept, and found when the schema is as it was.
 
-    They are called like these, with the mark of their columns behind. Another process may do the same at this moment:
-    then it raises DBAPIError, and can be tried again.
+    They are called like these, with the mark of their columns behind. Raises DBAPIError if it is not possible.
     """
     for table in TABLES:
-        found, mine = inspect(engine).get_table_names(), f"{table.name}_{_mark(table.columns.keys())}"
+        found, mine = sa.inspect(engine).get_table_names(), f"{table.name}_{_mark(table.columns.keys())}"
         if table.name in found:
-            columns = [column["name"] for column in inspect(engine).get_columns(table.name)]
+            columns = [column["name"] for column in sa.inspect(engine).get_columns(table.name)]
             if columns == table.columns.keys():
                 continue
             _rename(engine, table.name, f"{table.name}_{_mark(columns)}")
         if mine in found:
             _rename(engine, mine, table.name)
-    _metadata.create_all(engine)
+    try:
+        _metadata.create_all(engine)
+    except DBAPIError:  # another process makes them at this moment
+        if tries == 1:
+            raise
+        make_tables(engine, tries - 1)
 
 
 def _rename(engine: Engine, table: str, to: str) -> None:

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import delete
 
 import app.journal.feedback
+import app.journal.metrics
 from app.main import create_app
 from app.serving.model_server import Predicted, Served
 from app.settings import Settings
@@ -36,8 +37,9 @@ def service(registry: Registry, url: str | None) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def client(published: Registry, url: str) -> Iterator[TestClient]:
-    """The service with a journal."""
+def client(published: Registry, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The service with a journal, into which no other process writes."""
+    monkeypatch.setattr(app.journal.feedback, "SECONDS_TO_WAIT", 0)
     with service(published, url) as client:
         yield client
 
@@ -236,6 +238,16 @@ def test_a_version_long_gone_can_be_told_the_truth_days_later(client: TestClient
     assert "feedback_accuracy" not in found
 
 
+def test_only_the_last_labels_count(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, truth in (("a", FALSE), ("b", TRUE)):
+        predict(client, name)
+        say(client, (name, truth))
+    assert metrics(client)["feedback_accuracy"] == 0.5
+    monkeypatch.setattr(app.journal.metrics, "LABELS_COUNTED", 1)
+    found = metrics(client)
+    assert (found["feedback_labels"], found["feedback_accuracy"]) == (1, 1)
+
+
 def test_on_a_full_disk_feedback_is_refused_whole_and_predictions_go_on(
     client: TestClient, rows: Rows, full_disk: Callable[[int], AbstractContextManager[None]]
 ) -> None:
@@ -282,23 +294,26 @@ def test_feedback_outlives_its_prediction_and_can_be_corrected_even_then(client:
     assert rows("feedback")[0][FEATURES[0].name] == EXAMPLE[FEATURES[0].name]
 
 
-def test_a_label_that_another_process_keeps_at_the_same_moment_counts_once(
+def test_a_label_that_another_process_keeps_at_the_same_moment_is_sent_again(
     client: TestClient, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict(client, "a")
     journal = client.app.state.journal  # type: ignore[attr-defined]
     known = app.journal.feedback._known(journal, {"a"})
-    raced: list[list[str]] = []
+    raced: list[Any] = []
 
     def delete_after_another(table: Any) -> Any:
         if not raced:
-            raced.append([])
-            raced.append([r.outcome for r in app.journal.feedback._keep(journal, [("a", FALSE)], known)])
+            raced.append(None)
+            raced.append(app.journal.feedback._keep(journal, [("a", FALSE)], known))
         return delete(table)
 
     monkeypatch.setattr(app.journal.feedback, "delete", delete_after_another)
-    results = app.journal.feedback._keep(journal, [("a", TRUE)], known)
-    assert (raced[1], [result.outcome for result in results]) == (["new"], ["corrected"])
+    refused = say(client, ("a", TRUE))
+    assert refused.status_code == 503
+    assert "Send it again later" in refused.json()["detail"]
+    assert [row[TARGET.name] for row in rows("feedback")] == [FALSE]
+    assert outcomes(say(client, ("a", TRUE))) == ["corrected"]
     assert [row[TARGET.name] for row in rows("feedback")] == [TRUE]
 
 

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, suppress
@@ -17,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Engine, insert
 from sqlalchemy.exc import OperationalError
 
 import app.journal.journal
@@ -195,6 +196,22 @@ def test_a_file_that_somebody_deleted_and_a_table_that_somebody_dropped_are_made
     replicas[0].flush()
     assert counted(recorder) == (9, 1)
     assert len(rows("predictions")) == 1
+
+
+def test_a_request_and_the_thread_make_the_tables_once(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    makers: list[str] = []
+
+    def make(_: Engine) -> None:
+        makers.append(threading.current_thread().name)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(app.journal.journal, "make_tables", make)
+    threads = [threading.Thread(target=journal.prepare) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(makers) == 1
 
 
 def test_a_queue_that_nobody_empties_is_bounded(
