@@ -67,7 +67,7 @@ class Recorder:
         # Queued, not counted yet. A deque is thread-safe without a lock.
         self._answered: deque[tuple[str, int, str, int]] = deque()
         self._predicted: deque[tuple[Served, Record, str]] = deque()
-        self._drifts: dict[str, Drift] = {}  # by version: the serving one's, and the one's before for late requests
+        self._drifts: dict[Served, Drift] = {}  # the serving version's, and for late requests that of the one before
         self._lock = threading.Lock()  # batches and the pipeline's own predictions are counted in other threads
 
     def answered(self, endpoint: str, status: int, nanoseconds: int, key: str = "") -> None:
@@ -105,10 +105,10 @@ class Recorder:
 
     def drift_of(self, served: Served) -> Drift:
         """Return what was counted of a version's records since it took over."""
-        if (drift := self._drifts.get(served.version)) is None:
-            drift = self._drifts[served.version] = Drift(served.manifest["histograms"])
-            for version in list(self._drifts)[:-2]:
-                self._drifts.pop(version, None)
+        if (drift := self._drifts.get(served)) is None:
+            drift = self._drifts[served] = Drift(served.manifest["histograms"])
+            for earlier in list(self._drifts)[:-2]:
+                self._drifts.pop(earlier, None)
         return drift
 
     def journal_written(self, rows: int) -> None:

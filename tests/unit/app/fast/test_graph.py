@@ -49,6 +49,7 @@ from penguins.evaluation.evaluate import golden_records
 from penguins.inference import TOLERANCE, Model, Record, golden_rows, to_frame, unpickle
 from penguins.schema import CATEGORIES, EXAMPLE, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import pipeline as training
+from penguins.training import rows as training_rows
 from penguins.training.pipeline import build_pipeline, fit
 from penguins.training.rows import feature_frame
 from support import ROOT
@@ -239,7 +240,7 @@ def test_every_estimator_is_compiled_and_proven_or_serves_itself(
 def test_a_table_of_one_kind_of_columns_is_compiled(penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = penguins_tables
     for what, kept in {"no categories": NUMBERS, "no numbers": CATEGORIES}.items():
-        for module in (app.fast.compiler, inference, training):
+        for module in (app.fast.compiler, inference, training_rows):
             monkeypatch.setattr(module, "FEATURES", kept)
         for module in (app.fast.graph, app.fast.compiler, app.fast.folding, training):
             monkeypatch.setattr(module, "NUMBERS", tuple(c for c in kept if isinstance(c, Number)))
@@ -255,7 +256,7 @@ def test_a_table_of_one_kind_of_columns_is_compiled(penguins_tables: Tables, mon
 @pytest.fixture
 def customers() -> Iterator[tuple[Model, list[dict[str, Any]]]]:
     """A model of a table whose categories look like numbers and booleans, and the table's records."""
-    modules = (inference, training, tables, app.fast.graph, app.fast.compiler, app.fast.folding)
+    modules = (inference, training, training_rows, tables, app.fast.graph, app.fast.compiler, app.fast.folding)
     with lookalikes.declared(*modules):
         rows = lookalikes.customers().head(3000)
         model = fitted(tables.table_of(rows))

@@ -18,6 +18,7 @@ from penguins.evaluation.inspection import POINTS, REPEATS, calibration, inspect
 from penguins.inference import to_frame, unpickle
 from penguins.schema import CATEGORIES, FEATURES, NUMBERS, TARGET, Number
 from penguins.training import pipeline as training
+from penguins.training import rows as training_rows
 from penguins.training.pipeline import build_pipeline, fit
 from penguins.training.rows import feature_frame, label_codes
 from tables import frame_of, table_of
@@ -150,7 +151,7 @@ def test_of_many_rows_a_sample_is_taken(penguins_tables: Tables, poor: Any, monk
 def test_a_table_of_one_kind_of_columns_is_inspected(
     penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch, kept: tuple[Any, ...]
 ) -> None:
-    for changed in (module, inference, training):
+    for changed in (module, inference, training_rows):
         monkeypatch.setattr(changed, "FEATURES", kept)
     for changed in (module, training):
         monkeypatch.setattr(changed, "NUMBERS", tuple(c for c in kept if isinstance(c, Number)))

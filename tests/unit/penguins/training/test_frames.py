@@ -18,6 +18,7 @@ import tables
 from penguins import inference
 from penguins.inference import to_frame, unpickle
 from penguins.training import pipeline as training
+from penguins.training import rows as training_rows
 from support import ROOT, code_blocks
 
 RUNNING = ROOT / "docs" / "running.md"
@@ -25,7 +26,7 @@ RUNNING = ROOT / "docs" / "running.md"
 
 @pytest.fixture(scope="module", autouse=True)
 def declared() -> Iterator[None]:
-    with lookalikes.declared(training, inference, tables):
+    with lookalikes.declared(training, training_rows, inference, tables):
         yield
 
 
@@ -161,7 +162,7 @@ def test_what_no_value_stands_for_is_warned_of(pipeline: Any, some: pd.DataFrame
 def test_values_that_look_the_same_are_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     """`read_csv` makes the number 1 of both "1" and "01"."""
     column = lookalikes._category("code", "1", "01", "2")
-    for module in (training, tables, inference):
+    for module in (training, training_rows, tables, inference):
         for names in ("FEATURES", "CATEGORIES", "COLUMNS"):
             if hasattr(module, names):
                 before = tuple(c for c in getattr(module, names) if c.name != "contract")
