@@ -19,6 +19,7 @@ from penguins.training.rows import feature_frame
 ROOT = Path(__file__).parents[3]
 TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 LINE = 338
+LONGEST_ROAD = 1600  # lines: what a first reader reads in an hour
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +68,9 @@ def test_the_bird_is_held_out_and_predicted_as_the_tour_says(
 def test_the_road_is_as_long_as_it_says(page: str) -> None:
     tour = (ROOT / "docs" / page).read_text(encoding="utf-8")
     road = re.findall(r"^\| \d \| `([^`]+)` \| (\d+) \|$", tour, re.MULTILINE)
-    assert len(road) > 10
-    lines = {file: len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file, _ in road}
-    for file, said in road:
-        assert abs(lines[file] - int(said)) <= 10, (file, lines[file])
+    assert len(road) == 8
+    lines = [len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file, _ in road]
+    assert [int(said) for _, said in road] == lines
     together = re.search(r"^\| \| [^`|]+ \| (\d+) \|$", tour, re.MULTILINE)
     assert together
-    assert int(together[1]) == sum(int(said) for _, said in road)
-    said_above = re.search(r"([\d][.,]\d00) (lines|líneas)", tour)
-    assert said_above
-    assert abs(int(re.sub(r"\D", "", said_above[1])) - sum(lines.values())) <= 100
+    assert int(together[1]) == sum(lines) <= LONGEST_ROAD
