@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import problem
-from penguins.api_keys import Key, KeysError, digest, read_keys, stamp
+from penguins.api_keys import KeysError, digest, read_keys
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ _HEADER = HEADER.lower().encode()
 
 
 class Keys:
-    """The keys of a file. A thread reads it again when it changes; if it cannot be read, the last keys stay.
+    """The keys of a file. A thread reads it again each second; if it cannot be read, the last keys stay.
 
     Raises
     ------
@@ -45,7 +44,6 @@ class Keys:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._seen = stamp(file)
         self._keys = _by_digest(file)
         self._problem = ""
         self._stop = threading.Event()
@@ -56,9 +54,7 @@ class Keys:
         if len(given) != 1:
             return None
         # How long this lookup takes depends on the hash of what came, which tells nothing about a key that is known.
-        hashed = digest(given[0])
-        key = self._keys.get(hashed)
-        return key.name if key and compare_digest(key.digest, hashed) else None
+        return self._keys.get(digest(given[0]))
 
     def start(self) -> None:
         self._stop.clear()
@@ -68,27 +64,25 @@ class Keys:
         self._stop.set()
 
     def refresh(self) -> None:
-        """Read the file again, unless it is the one that was read last, and was good."""
-        if (seen := stamp(self._file)) == self._seen and not self._problem:
-            return
+        """Read the file again."""
         try:
-            self._keys = _by_digest(self._file)
+            keys = _by_digest(self._file)
         except KeysError as error:  # tried again, but logged once
             if str(error) != self._problem:
                 log.error("the keys from before stay valid: %s", error)
             self._problem = str(error)
-        else:
-            self._problem = ""
-            log.info("the keys were read again: there are %d", len(self._keys))
-        self._seen = seen
+            return
+        if keys != self._keys:
+            log.info("the keys were read again: there are %d", len(keys))
+        self._keys, self._problem = keys, ""
 
     def _watch(self) -> None:
         while not self._stop.wait(SECONDS_TO_LOOK):
             self.refresh()
 
 
-def _by_digest(file: Path) -> dict[bytes, Key]:
-    return {key.digest: key for key in read_keys(file)}
+def _by_digest(file: Path) -> dict[bytes, str]:
+    return {hashed: name for name, hashed in read_keys(file).items()}
 
 
 def locked(keys: Keys | None, problem_model: type[BaseModel]) -> dict[str, Any]:

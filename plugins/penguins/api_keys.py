@@ -16,11 +16,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from penguins.files import RefusedError, locked, opened, replace_file
 
-LARGEST_FILE = 2**20  # bytes: some ten thousand keys
+MAX_FILE_BYTES = 2**20  # some ten thousand keys
 SECONDS_TO_LOCK = 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it becomes a label of a metric
 _LINE = re.compile(rf"({_NAME.pattern}):([0-9a-f]{{64}})")
@@ -32,21 +31,6 @@ class KeysError(RuntimeError):
     """The keys cannot be read or changed; the message never quotes what a file holds."""
 
 
-class Key(NamedTuple):
-    """What is kept of a key: its name, and a digest of 32 bytes."""
-
-    name: str
-    digest: bytes
-
-
-class Stamp(NamedTuple):
-    """What tells that a file was changed, replaced, or made readable."""
-
-    changed_ns: int
-    inode: int
-    size: int
-
-
 def digest(key: bytes) -> bytes:
     """Return what is kept of a key.
 
@@ -56,17 +40,8 @@ def digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def stamp(path: Path) -> Stamp | None:
-    """Return the file's stamp, or None if there is no such file. Nothing is opened, so nothing blocks."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return Stamp(found.st_ctime_ns, found.st_ino, found.st_size)
-
-
-def read_keys(path: Path) -> list[Key]:
-    """Return the keys in the order of the file. KeysError if it cannot be read, or if any line is wrong."""
+def read_keys(path: Path) -> dict[str, bytes]:
+    """Return each key's digest by its name, in the file's order. KeysError if it cannot be read, or a line is wrong."""
     if not (text := _text(path)):  # cut short by a full disk, or about to be written: not a wish to lock everybody out
         raise KeysError(f"the keys {path} are empty, without even a comment")
     return _parsed(text, path)
@@ -85,7 +60,7 @@ def add_key(path: Path, name: str) -> str:
     key = secrets.token_urlsafe(32)
     with _for_change(path):
         text = _text(path) if path.exists() else ""
-        if name in _names(_parsed(text, path)):
+        if name in _parsed(text, path):
             raise KeysError(f"{path} has a key {name} already: choose another name, or remove that one first")
         lines = [*text.splitlines(), f"{name}:{digest(key.encode()).hex()}"]
         _replace(path, lines)
@@ -96,9 +71,9 @@ def remove_key(path: Path, name: str) -> None:
     """Remove the line of a key, and nothing else. KeysError if there is none of that name."""
     with _for_change(path):
         text = _text(path)
-        names = _names(_parsed(text, path))
-        if name not in names:
-            raise KeysError(f"{path} has no key {name[:80]!r}. Its keys: {', '.join(names) or 'none'}")
+        keys = _parsed(text, path)
+        if name not in keys:
+            raise KeysError(f"{path} has no key {name[:80]!r}. Its keys: {', '.join(keys) or 'none'}")
         _replace(path, [line for line in text.splitlines() if line.partition(":")[0].strip() != name])
 
 
@@ -106,7 +81,7 @@ def _text(path: Path) -> str:
     """Return a regular file's text. Neither a FIFO nor a file without end is waited for."""
     try:
         with opened(path, os.O_RDONLY, follow_links=True) as file:
-            content = file.read(LARGEST_FILE + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
     except RefusedError as error:
         raise KeysError(f"the keys {path} are not a regular file") from error
     except OSError as error:
@@ -114,14 +89,14 @@ def _text(path: Path) -> str:
             f"the keys {path} cannot be read: {error.strerror}. `python -m penguins.api_keys add NAME` makes a key, "
             "and the file if there is none; API_KEYS_FILE names it, and without that variable no key is asked for."
         ) from error
-    if len(content) > LARGEST_FILE:
-        raise KeysError(f"the keys {path} have more than {LARGEST_FILE} bytes")
+    if len(content) > MAX_FILE_BYTES:
+        raise KeysError(f"the keys {path} have more than {MAX_FILE_BYTES} bytes")
     return content.decode(errors="replace")
 
 
-def _parsed(text: str, path: Path) -> list[Key]:
-    keys: list[Key] = []
-    names, digests = set(), set()
+def _parsed(text: str, path: Path) -> dict[str, bytes]:
+    keys: dict[str, bytes] = {}
+    hashes: set[bytes] = set()
     for number, line in enumerate(text.splitlines(), start=1):
         if not (entry := line.partition("#")[0].strip()):
             continue
@@ -129,17 +104,12 @@ def _parsed(text: str, path: Path) -> list[Key]:
             raise KeysError(
                 f"the keys {path}: line {number} is not name:sha256, as `python -m penguins.api_keys` makes it"
             )
-        key = Key(found[1], bytes.fromhex(found[2]))
-        if key.name in names or key.digest in digests:
+        name, hashed = found[1], bytes.fromhex(found[2])
+        if name in keys or hashed in hashes:
             raise KeysError(f"the keys {path}: the name or the hash in line {number} is there twice")
-        names.add(key.name)
-        digests.add(key.digest)
-        keys.append(key)
+        keys[name] = hashed
+        hashes.add(hashed)
     return keys
-
-
-def _names(keys: list[Key]) -> list[str]:
-    return [key.name for key in keys]
 
 
 @contextmanager
@@ -188,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
             remove_key(path, chosen.name)
             print(f"{chosen.name} is removed")
         else:
-            print("".join(f"{key.name}\n" for key in read_keys(path)), end="")
+            print("".join(f"{name}\n" for name in read_keys(path)), end="")
     except KeysError as error:
         print(error, file=sys.stderr)
         return 1

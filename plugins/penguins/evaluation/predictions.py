@@ -21,7 +21,7 @@ class Predictions:
     Attributes
     ----------
     keys : numpy.ndarray of uint64, shape (n_rows,)
-        From `training.pipeline.row_keys`, ascending.
+        From `training.rows.row_keys`, ascending.
     right : numpy.ndarray of bool, shape (n_rows,)
     judged : numpy.ndarray of bool, shape (n_rows,)
         False if every tree was trained on the row: then only that is known of it.
