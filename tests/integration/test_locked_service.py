@@ -19,7 +19,7 @@ import psutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from app.inference_protocol.messages import EXAMPLE_REQUEST
+from app.inference_protocol.routes import EXAMPLE_INPUTS
 from penguins.api_keys import add_key, remove_key
 from penguins.schema import EXAMPLE, TARGET
 from support import ROOT, Service, empty_registry, free_port
@@ -137,7 +137,7 @@ def test_a_typed_client_is_made_from_the_openapi_without_a_warning_and_predicts(
         answer = predict.sync(client=knows, body=body)
         assert isinstance(answer, models.Prediction)
         assert getattr(answer, TARGET.name).value == TARGET.example
-        asked = models.InferenceRequest.from_dict(EXAMPLE_REQUEST)
+        asked = models.InferenceRequest.from_dict({"inputs": EXAMPLE_INPUTS})
         (label, probabilities) = infer.sync(client=knows, body=asked).outputs
         assert label.data == [TARGET.example]
         assert probabilities.data == list(answer.probabilities.to_dict().values())
