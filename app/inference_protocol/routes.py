@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.dependencies import CurrentModel, CurrentRequest, CurrentServer
 from app.errors import ServiceError
@@ -22,6 +22,22 @@ _LENGTH = "Inference-Header-Content-Length"
 
 class Failure(BaseModel):
     error: str
+
+
+class ResponseOutput(BaseModel):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] | None = None
+    data: list[str | float] | None = Field(None, description="Flat, row by row.")
+
+
+class InferenceResponse(BaseModel):
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[ResponseOutput]
 
 
 Errors = dict[int | str, dict[str, Any]]
@@ -98,7 +114,7 @@ async def model_ready(_: CurrentModel) -> dict[str, Any]:
     return {"name": MODEL, "ready": True}
 
 
-@model.post("/infer", responses=BAD_REQUEST, openapi_extra=REQUEST_BODY)
+@model.post("/infer", response_model=InferenceResponse, responses=BAD_REQUEST, openapi_extra=REQUEST_BODY)
 async def infer(request: Request, served: CurrentModel, server: CurrentServer, observed: CurrentRequest) -> Response:
     """Predict up to 10,000 rows, a tensor for each column; in bytes behind the JSON as well."""
     body, header = await request.body(), request.headers.get(_LENGTH)
