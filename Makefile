@@ -39,7 +39,7 @@ bench: .venv/installed ## benchmark serving, data and the DAG; PEERS=1 adds othe
 lint: .venv/installed ## run ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy app benchmarks config dags launcher monitoring plugins tests
+	@$(BIN)/mypy app benchmarks config dags launcher plugins tests
 
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 

@@ -1,4 +1,4 @@
-"""The dashboard's file is what its code makes and Grafana's own model reads, and its queries count right over time."""
+"""The dashboard's panels are whole, and its queries count right over time."""
 
 from __future__ import annotations
 
@@ -12,26 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.dashboard import DRIFTED, FILE, SOURCE, JSONEncoder, models, text
 from support import ROOT, dashboard_queries
 
-DASHBOARD = json.loads(FILE.read_text())
+DASHBOARD = json.loads((ROOT / "monitoring" / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 SOURCES = yaml.safe_load((ROOT / "monitoring" / "grafana" / "datasources.yaml").read_text())["datasources"]
 
 
-def test_the_file_is_what_the_code_makes() -> None:
-    assert FILE.read_text() == text(), "make it anew: .venv/bin/python -m monitoring.dashboard"
-
-
-def test_grafanas_own_model_knows_every_field() -> None:
-    read = models.Dashboard.from_json(DASHBOARD)
-    assert json.loads(json.dumps(read, cls=JSONEncoder)) == DASHBOARD
-
-
 def test_no_panel_is_empty_hidden_or_without_its_legend_and_all_ask_the_source_that_is_provisioned() -> None:
     [source] = SOURCES
-    assert (SOURCE.type_val, SOURCE.uid) == (source["type"], source["uid"])
     for panel in [*PANELS, *DASHBOARD["annotations"]["list"]]:
         assert panel["datasource"] == {"type": source["type"], "uid": source["uid"]}
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
@@ -49,9 +38,8 @@ def test_no_panel_is_empty_hidden_or_without_its_legend_and_all_ask_the_source_t
 
 def test_the_line_of_drift_is_the_alerts() -> None:
     [bound] = re.findall(r"modelo_penguin_drift_psi > (\S+)", (ROOT / "docs" / "prometheus-rules.yml").read_text())
-    assert float(bound) == DRIFTED
     [drift] = [panel for panel in PANELS if panel["title"] == "Drift by feature"]
-    assert drift["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == DRIFTED
+    assert drift["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == float(bound)
 
 
 # Two runs end, after 20 s and 30 s, then none, then one after 70 s. A version serves, and from minute 5 on another.
