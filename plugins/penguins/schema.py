@@ -1,7 +1,7 @@
 """The single declaration of the table. The DDL, the CSV check, the preprocessing and the request model derive from it.
 
 To use this project for another table, replace the part between the two dashed lines below, and put your CSV next to the
-DAG. docs/your-own-table.md explains it step by step. What a column takes is in `columns.py`; a declaration that
+DAG. docs/your-own-table.md explains it step by step. What a column takes is in `column_types.py`; a declaration that
 contradicts itself fails on import.
 
 The data are Palmer Archipelago penguins: Horst, Hill and Gorman (2020), palmerpenguins, CC0.
