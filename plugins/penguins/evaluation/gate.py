@@ -10,13 +10,10 @@ than the serving model, by more than `max_accuracy_drop` and by more than chance
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from penguins.evaluation.accuracy import Z95, Accuracy, Method
+from penguins.evaluation.accuracy import Accuracy, Comparison, Method
 
 # The significance level: chance alone must explain the drop in fewer than 5 of 100 cases for a model to be refused.
 SIGNIFICANCE = 0.05
@@ -28,81 +25,6 @@ Outcome = Literal["first version", "no comparison", "too few rows", "not worse",
 
 class GateError(RuntimeError):
     """The model is not good enough to be published."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same rows, which neither was trained on.
-
-    Attributes
-    ----------
-    rows : int
-        Rows compared.
-    right, serving_right : int
-        Rows that each model predicted correctly.
-    only_right, only_serving_right : int
-        Rows that one model predicted correctly and the other did not.
-    """
-
-    rows: int
-    right: int
-    serving_right: int
-    only_right: int
-    only_serving_right: int
-
-    @classmethod
-    def of(cls, right: np.ndarray, serving_right: np.ndarray) -> Comparison:
-        """Count the rows, given two arrays of bool, shape (n_rows,)."""
-        return cls(
-            rows=len(right),
-            right=int(right.sum()),
-            serving_right=int(serving_right.sum()),
-            only_right=int((right & ~serving_right).sum()),
-            only_serving_right=int((serving_right & ~right).sum()),
-        )
-
-    @property
-    def difference(self) -> float:
-        """The new model's accuracy minus the serving model's; 0 without rows."""
-        return (self.right - self.serving_right) / max(self.rows, 1)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The difference's 95 % interval, by Agresti and Min (2005), who add half a row to each kind of pair."""
-        rows, won, lost = self.rows + 2, self.only_right + 0.5, self.only_serving_right + 0.5
-        half = Z95 * math.sqrt(won + lost - (won - lost) ** 2 / rows) / rows
-        middle = (won - lost) / rows
-        return max(middle - half, -1.0), min(middle + half, 1.0)
-
-    @property
-    def p_value(self) -> float:
-        """The chance that an equally good model looks this much worse: McNemar's exact test, one-sided."""
-        from scipy.stats import binom
-
-        differing = self.only_right + self.only_serving_right
-        return float(binom.sf(self.only_serving_right - 1, differing, 0.5))
-
-    def outcome(self, max_accuracy_drop: float) -> Outcome:
-        """Return the outcome for the new model."""
-        rounding = 1e-9  # 0.95 - 0.93 is a little more than 0.02
-        if -self.difference > max_accuracy_drop + rounding and self.p_value < SIGNIFICANCE:
-            return "worse"
-        return "too few rows" if self.rows < MIN_ROWS else "not worse"
-
-    def facts(self) -> dict[str, Any]:
-        """Return the manifest's entry, with the statistics derived from the counts."""
-        derived = {"difference": self.difference, "interval": list(self.interval), "p_value": self.p_value}
-        return {**asdict(self), **derived}
-
-    def sentence(self, new: str, serving: str) -> str:
-        """Return the counts in words, with the given names for the two models."""
-        low, high = self.interval
-        return (
-            f"on {self.rows:,} rows that neither was trained on, {new} is right on {self.right:,} and "
-            f"{serving} on {self.serving_right:,}; only {new} is right on {self.only_right:,}, only {serving} on "
-            f"{self.only_serving_right:,}; the difference is {100 * self.difference:+.2f} percentage points (95 % "
-            f"interval {100 * low:+.2f} to {100 * high:+.2f})"
-        )
 
 
 @dataclass(frozen=True)
@@ -152,10 +74,18 @@ class Verdict:
     comparison: dict[str, Any] | None
 
 
+def outcome_of(comparison: Comparison, max_accuracy_drop: float) -> Outcome:
+    """Return the outcome for the new model."""
+    rounding = 1e-9  # 0.95 - 0.93 is a little more than 0.02
+    if -comparison.difference > max_accuracy_drop + rounding and comparison.p_value < SIGNIFICANCE:
+        return "worse"
+    return "too few rows" if comparison.rows < MIN_ROWS else "not worse"
+
+
 def judge(accuracy: Accuracy, baseline: Baseline, *, min_accuracy: float, max_accuracy_drop: float) -> Verdict:
     """Pass a model that reaches `min_accuracy` and is not worse than the baseline, by the rule at the top."""
     comparison, serving = baseline.comparison, f"the serving version {baseline.version}"
-    outcome = comparison.outcome(max_accuracy_drop) if comparison else baseline.outcome
+    outcome = outcome_of(comparison, max_accuracy_drop) if comparison else baseline.outcome
     measured = f"accuracy {accuracy.value:.4f} ({accuracy.method}, {accuracy.rows:,} rows)"
     compared = comparison.sentence("the new model", serving) if comparison else baseline.note
     if accuracy.value < min_accuracy:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penguins.evaluation.gate import Comparison
+from penguins.evaluation.accuracy import Comparison
 
 ALL_KEYS = 2**64 - 1
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from penguins.evaluation.accuracy import Accuracy, wilson
-from penguins.evaluation.gate import Baseline, Comparison, judge
+from penguins.evaluation.accuracy import Accuracy, Comparison, wilson
+from penguins.evaluation.gate import Baseline, judge, outcome_of
 
 
 def pairs(both: int, only_new: int, only_serving: int, neither: int = 0) -> Comparison:
@@ -70,14 +70,14 @@ def test_worse_is_beyond_the_margin_and_beyond_chance() -> None:
         (pairs(0, 0, 0), "too few rows"),
         (pairs(100, 0, 0), "not worse"),
     ):
-        assert comparison.outcome(0.02) == outcome, comparison
+        assert outcome_of(comparison, 0.02) == outcome, comparison
 
 
 def test_exactly_max_accuracy_drop_is_not_worse() -> None:
     """Whatever 0.95 - 0.93 is in binary."""
     for rows in (200, 1000, 5000):
-        assert pairs(rows - rows // 50, 0, rows // 50).outcome(0.02) == "not worse", rows
-        assert pairs(rows - rows // 50 - 2, 0, rows // 50 + 2).outcome(0.02) == "worse", rows
+        assert outcome_of(pairs(rows - rows // 50, 0, rows // 50), 0.02) == "not worse", rows
+        assert outcome_of(pairs(rows - rows // 50 - 2, 0, rows // 50 + 2), 0.02) == "worse", rows
 
 
 # judge

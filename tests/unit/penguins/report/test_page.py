@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from penguins.evaluation.accuracy import Accuracy
-from penguins.evaluation.gate import Baseline, Comparison, judge
+from penguins.evaluation.accuracy import Accuracy, Comparison
+from penguins.evaluation.gate import Baseline, judge
 from penguins.registry import Registry
 from penguins.report import figures
 from penguins.report import page as page_module
