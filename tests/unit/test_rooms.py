@@ -50,5 +50,5 @@ def test_no_two_import_each_other(part: Callable[[str], str]) -> None:
 
 
 def test_the_model_server_knows_of_no_annex() -> None:
-    known = {"app.errors", "penguins.inference", "penguins.registry"}
+    known = {"app.errors", "penguins.compatibility", "penguins.inference", "penguins.registry"}
     assert imports(SOURCES["app.serving.model_server"]) == known
