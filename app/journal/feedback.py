@@ -12,7 +12,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from sqlalchemy import delete, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from app.guards.bodies import checked, described, parse, refused
 from app.journal.journal import Journal
@@ -137,29 +137,31 @@ def _known(journal: Journal, ids: set[str]) -> dict[str, Row]:
     return {name: row for name, row in rows.items() if name in ids}  # no other spelling that a database takes for it
 
 
-def _keep(journal: Journal, truths: Sequence[tuple[str, str]], rows: dict[str, Row]) -> list[Result]:
-    """Write the labels that are new, and return what became of each.
-
-    If another process keeps one of them at the same moment, IntegrityError is raised: a label has one row for good.
-    """
+def _keep(journal: Journal, truths: Sequence[tuple[str, str]], rows: dict[str, Row], tries: int = 3) -> list[Result]:
+    """Write the labels that are new, and return what became of each."""
     now = datetime.now(UTC).replace(tzinfo=None)
     results: list[Result] = []
     new: dict[str, Row] = {}
-    with journal.engine.begin() as connection:
-        query = select(labels.c[ID], labels.c[TARGET.name]).where(labels.c[ID].in_(rows))
-        last = {name: truth for name, truth in connection.execute(query)}  # noqa: C416 - mypy takes rows for no pairs
-        for name, truth in truths:
-            if not (row := rows.get(name)):
-                results.append(Result(id=name, outcome="unknown", predicted=None, model_version=None))
-                continue
-            outcome: Outcome = "corrected" if name in last else "new"
-            if name in new or last.get(name) == truth:
-                outcome = "repeated"
-            else:
-                # No label is older than its prediction, or it would go before it.
-                new[name] = {**row, TIME: max(now, row[TIME]), TARGET.name: truth}
-            results.append(Result(id=name, outcome=outcome, predicted=row[PREDICTED], model_version=row[VERSION]))
-        if new:  # of two labels the later one counts, whatever the clock says
-            connection.execute(delete(labels).where(labels.c[ID].in_(new.keys() & last.keys())))
-            connection.execute(insert(labels), list(new.values()))
+    try:
+        with journal.engine.begin() as connection:
+            query = select(labels.c[ID], labels.c[TARGET.name]).where(labels.c[ID].in_(rows))
+            last = {name: truth for name, truth in connection.execute(query)}  # noqa: C416 - mypy takes rows for no pairs
+            for name, truth in truths:
+                if not (row := rows.get(name)):
+                    results.append(Result(id=name, outcome="unknown", predicted=None, model_version=None))
+                    continue
+                outcome: Outcome = "corrected" if name in last else "new"
+                if name in new or last.get(name) == truth:
+                    outcome = "repeated"
+                else:
+                    # No label is older than its prediction, or it would go before it.
+                    new[name] = {**row, TIME: max(now, row[TIME]), TARGET.name: truth}
+                results.append(Result(id=name, outcome=outcome, predicted=row[PREDICTED], model_version=row[VERSION]))
+            if new:  # of two labels the later one counts, whatever the clock says
+                connection.execute(delete(labels).where(labels.c[ID].in_(new.keys() & last.keys())))
+                connection.execute(insert(labels), list(new.values()))
+    except IntegrityError:  # another process has kept one of them meanwhile
+        if tries == 1:
+            raise
+        return _keep(journal, truths, rows, tries - 1)
     return results

@@ -18,7 +18,7 @@ from penguins.schema import TARGET
 log = logging.getLogger(__name__)
 
 NAME = "modelo_penguin_feedback"
-LABELS_COUNTED = 10_000  # the last ones: the interval is narrow by then, and a scrape must not take long
+LABELS_COUNTED = 20_000  # the last ones: the interval is narrow by then, and a scrape must not take long
 
 
 class FeedbackMetrics(Collector):
@@ -31,21 +31,15 @@ class FeedbackMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; `prometheus_client` calls this."""
         served = self._server.served
-        columns = [feedback.c[name] for name in (VERSION, PREDICTED, TARGET.name)]
-        last = select(*columns).order_by(feedback.c[SEQ].desc()).limit(LABELS_COUNTED).subquery()
         try:
-            with self._engine.connect() as connection:
-                counts = connection.execute(select(*last.c).add_columns(func.count()).group_by(*last.c)).all()
+            counts, others = outcomes(self._engine, served.version if served else "")
         except SQLAlchemyError as error:  # the other metrics are wanted all the more
             log.error("the feedback cannot be read: %s", error)
             return
-        others, labels, right = 0, dict.fromkeys(TARGET.values, 0), dict.fromkeys(TARGET.values, 0)
-        for version, predicted, truth, count in counts:
-            if not served or version != served.version:
-                others += count
-            elif truth in labels:
-                labels[truth] += count
-                right[truth] += count if predicted == truth else 0
+        labels, right = dict.fromkeys(TARGET.values, 0), dict.fromkeys(TARGET.values, 0)
+        for (predicted, truth), count in counts.items():
+            labels[truth] += count
+            right[truth] += count if predicted == truth else 0
 
         yield GaugeMetricFamily(f"{NAME}_other_labels", "Labels of predictions by versions that do not serve", others)
         yield GaugeMetricFamily(f"{NAME}_labels", "Labels of the serving version's predictions", sum(labels.values()))
@@ -69,3 +63,30 @@ def _accuracy(name: str, found: dict[tuple[str, ...], tuple[int, int]], *labels:
             lower.add_metric(values, low)
             upper.add_metric(values, high)
     yield from (share, lower, upper)
+
+
+def outcomes(engine: Engine, version: str) -> tuple[dict[tuple[str, str], int], int]:
+    """Return how often the version predicted a class where another, or the same, was true; and the others' labels.
+
+    Returns
+    -------
+    dict of (predicted, truth) to int
+        Of its last `LABELS_COUNTED` labels.
+    int
+        How many labels other versions have, as far as that.
+    """
+    columns, version_of = feedback.c, feedback.c[VERSION]
+    last = select(columns[PREDICTED], columns[TARGET.name]).where(version_of == version)
+    counted = last.order_by(columns[SEQ].desc()).limit(LABELS_COUNTED).subquery()
+    # Not by !=, for which the whole index would be read.
+    others = [
+        select(1).where(is_other).limit(LABELS_COUNTED) for is_other in (version_of < version, version_of > version)
+    ]
+    with engine.connect() as connection:
+        found = connection.execute(
+            select(counted.c[0], counted.c[1], func.count()).group_by(counted.c[0], counted.c[1])
+        ).all()
+        return (
+            {(predicted, truth): count for predicted, truth, count in found if truth in TARGET.values},
+            sum(connection.scalar(select(func.count()).select_from(one.subquery())) or 0 for one in others),
+        )

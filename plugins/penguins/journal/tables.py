@@ -64,6 +64,8 @@ feedback = _table("feedback", Column(TARGET.name, _NAME, nullable=False))  # one
 TABLES = (predictions, feedback)
 for _one in TABLES:  # SQLite has each index's name only once, also in tables that were renamed
     sa.Index(f"{_one.name}_id_{_mark(_one.columns.keys())}", _one.c[ID], unique=_one is feedback)
+_counted = (feedback.c[name] for name in (VERSION, SEQ, PREDICTED, TARGET.name))
+sa.Index(f"feedback_counted_{_mark(feedback.columns.keys())}", *_counted)
 
 
 def engine_of(url: str) -> Engine:
@@ -117,12 +119,13 @@ def make_tables(engine: Engine, tries: int = 4) -> None:
             _rename(engine, table.name, f"{table.name}_{_mark(columns)}")
         if mine in found:
             _rename(engine, mine, table.name)
+    before = sa.inspect(engine).get_table_names()
     try:
         _metadata.create_all(engine)
-    except DBAPIError:  # another process makes them at this moment
-        if tries == 1:
+    except DBAPIError:
+        if tries == 1 or sa.inspect(engine).get_table_names() == before:
             raise
-        make_tables(engine, tries - 1)
+        make_tables(engine, tries - 1)  # another process makes them at this moment
 
 
 def _rename(engine: Engine, table: str, to: str) -> None:
