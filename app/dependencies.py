@@ -26,7 +26,7 @@ async def _observed(request: Request) -> Observed:
 
 CurrentServer = Annotated[ModelServer, Depends(_model_server)]
 CurrentModel = Annotated[Served, Depends(_served)]
-CurrentRequest = Annotated[Observed, Depends(_observed)]
+ObservedRequest = Annotated[Observed, Depends(_observed)]
 
 # What a route with CurrentModel may answer, for OpenAPI.
 NOT_READY: dict[int | str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from app.dependencies import NOT_READY, CurrentModel, CurrentRequest, CurrentServer
+from app.dependencies import NOT_READY, CurrentModel, CurrentServer, ObservedRequest
 from app.errors import add_error_handlers
 from app.fast import loader
 from app.fast.shortcut import FastPredict
@@ -144,7 +144,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
 
 @predictions.post("/predict", response_model=Prediction, responses={**NOT_READY, **BODY_ERRORS})
 async def predict(
-    record: ExampleRecord, served: CurrentModel, observed: CurrentRequest, response: Response
+    record: ExampleRecord, served: CurrentModel, observed: ObservedRequest, response: Response
 ) -> dict[str, Any]:
     """Predict one record. Missing values are null, but at least one measurement is required."""
     observed.echo(response)
@@ -164,7 +164,7 @@ async def predict(
     openapi_extra=BATCH_BODY,
 )
 async def predict_batch(
-    request: Request, served: CurrentModel, server: CurrentServer, observed: CurrentRequest, counted: Counted = True
+    request: Request, served: CurrentModel, server: CurrentServer, observed: ObservedRequest, counted: Counted = True
 ) -> Response:
     """Predict up to 10,000 records, in order, all with the same version."""
     body = await request.body()

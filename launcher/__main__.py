@@ -126,7 +126,7 @@ def show(facts: dict[str, Any], processes: Processes, api_url: str) -> None:
             f"interval {low:.4f} to {high:.4f}"
         )
     if locked:
-        say("Who asks needs a key: `PYTHONPATH=plugins .venv/bin/python -m penguins.api_keys add NAME` makes one")
+        say("The API asks for a key: `PYTHONPATH=plugins .venv/bin/python -m penguins.api_keys add NAME` makes one")
     else:
         answer = api.post("/predict", json=EXAMPLE).raise_for_status().json()
         label = answer[TARGET.name]

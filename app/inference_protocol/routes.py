@@ -8,7 +8,7 @@ import anyio
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from app.dependencies import CurrentModel, CurrentRequest, CurrentServer
+from app.dependencies import CurrentModel, CurrentServer, ObservedRequest
 from app.errors import ServiceError
 from app.guards.access import Keys, locked
 from app.guards.bodies import add_schemas, described
@@ -72,7 +72,7 @@ async def _same_version(
 
 # Like all of health, these two need no key, and are not counted.
 health = APIRouter(tags=["health"])
-server = APIRouter(tags=["open inference protocol"])
+service = APIRouter(tags=["open inference protocol"])
 model = APIRouter(tags=["open inference protocol"], responses=NOT_READY)
 
 
@@ -88,7 +88,7 @@ async def server_ready(_: CurrentModel) -> dict[str, bool]:
     return {"ready": True}
 
 
-@server.get("/v2")
+@service.get("/v2")
 async def server_metadata() -> dict[str, Any]:
     """The server, and the extensions of the protocol that it has."""
     return {"name": MODEL, "version": "1", "extensions": ["binary_tensor_data"]}
@@ -115,7 +115,7 @@ async def model_ready(_: CurrentModel) -> dict[str, Any]:
 
 
 @model.post("/infer", response_model=InferenceResponse, responses=BAD_REQUEST, openapi_extra=REQUEST_BODY)
-async def infer(request: Request, served: CurrentModel, server: CurrentServer, observed: CurrentRequest) -> Response:
+async def infer(request: Request, served: CurrentModel, server: CurrentServer, observed: ObservedRequest) -> Response:
     """Predict up to 10,000 rows, a tensor for each column; in bytes behind the JSON as well."""
     body, header = await request.body(), request.headers.get(_LENGTH)
     answered, json_bytes = await anyio.to_thread.run_sync(
@@ -132,7 +132,7 @@ async def infer(request: Request, served: CurrentModel, server: CurrentServer, o
 def add_routes(app: FastAPI, keys: Keys | None) -> None:
     """Add the protocol to an application, and the request's models to its OpenAPI."""
     protocol = APIRouter()
-    protocol.include_router(server)
+    protocol.include_router(service)
     protocol.include_router(model, prefix=PATH)
     protocol.include_router(
         model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def records_of(inputs: Sequence[RequestInput], behind: memoryview | None) -> lis
                 values = _texts(chunk, rows) if tensor.datatype == "BYTES" else _numbers(chunk, rows, tensor.datatype)
         except ValueError as error:
             raise InferenceError(f"input {tensor.name} {error}") from None
-        columns[tensor.name] = [None if _is_missing(value, column) else value for value in values]
+        columns[tensor.name] = _with_none(values, tensor, column)
     required = [name for name, column in _COLUMNS.items() if column.required or not columns]
     if absent := [name for name in required if name not in columns]:
         raise InferenceError(f"no input {', '.join(absent)}. Only columns that may be missing may be left out.")
@@ -156,22 +157,22 @@ def _texts(chunk: memoryview, rows: int) -> list[str]:
     """Return texts that each come after their length in bytes, of four bytes itself."""
     texts: list[str] = []
     start = 0
-    try:
+    with suppress(struct.error, UnicodeDecodeError):
         for _ in range(rows):
             (length,) = _LENGTH.unpack_from(chunk, start)
             start += _LENGTH.size
             texts.append(str(chunk[start : start + length], "utf-8"))
             start += length
-    except (struct.error, UnicodeDecodeError):
-        start = -1
-    if start != len(chunk):
-        raise ValueError(f"has {len(chunk)} bytes, which are not {rows} texts in UTF-8, each after its length")
-    return texts
+        if start == len(chunk):
+            return texts
+    raise ValueError(f"has {len(chunk)} bytes, which are not {rows} texts in UTF-8, each after its length")
 
 
-def _is_missing(value: Any, column: Number | Category) -> bool:
-    """Whether a value is NaN, or an empty text that is none of the categories."""
-    return value != value or (value == "" and isinstance(column, Category) and "" not in column.values)  # noqa: PLR0124
+def _with_none(values: list[Any], tensor: RequestInput, column: Number | Category) -> list[Any]:
+    """Return the values with None for NaN; of texts, for an empty one unless it is one of the categories."""
+    if isinstance(column, Number) or tensor.datatype != "BYTES":
+        return [None if value != value else value for value in values]  # noqa: PLR0124 - only NaN differs from itself
+    return values if "" in column.values else [None if value == "" else value for value in values]
 
 
 def requested_outputs(requested: Sequence[RequestOutput] | None, *, binary: bool) -> dict[str, bool]:

@@ -10,6 +10,7 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Recorder:
         # Queued, not counted yet. A deque is thread-safe without a lock.
         self._answered: deque[tuple[str, int, str, int]] = deque()
         self._predicted: deque[tuple[Served, Record, str]] = deque()
-        self._drifts: dict[Served, Drift] = {}  # the serving version's, and for late requests that of the one before
+        self._drifts: WeakKeyDictionary[Served, Drift] = WeakKeyDictionary()
         self._lock = threading.Lock()  # batches and the pipeline's own predictions are counted in other threads
 
     def answered(self, endpoint: str, status: int, nanoseconds: int, key: str = "") -> None:
@@ -105,11 +106,7 @@ class Recorder:
 
     def drift_of(self, served: Served) -> Drift:
         """Return what was counted of a version's records since it took over."""
-        if (drift := self._drifts.get(served)) is None:
-            drift = self._drifts[served] = Drift(served.manifest["histograms"])
-            for earlier in list(self._drifts)[:-2]:
-                self._drifts.pop(earlier, None)
-        return drift
+        return self._drifts.get(served) or self._drifts.setdefault(served, Drift(served.manifest["histograms"]))
 
     def journal_written(self, rows: int) -> None:
         with self._lock:

@@ -20,5 +20,5 @@ def answer_of(predicted: Predicted) -> dict[str, Any]:
     served, _, predictions, batch = predicted
     if batch:
         return {"predictions": labels_of(predictions), "model_version": served.version}
-    label, probabilities = predictions[0]
+    label, probabilities = predictions[0]  # not by `labels_of`: a single prediction must cost next to nothing
     return {TARGET.name: label, "probabilities": probabilities, "model_version": served.version}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from penguins.files import KIBIBYTE, flush_folder, read_file, write_file
 from penguins.registry.errors import RegistryError, reason
 from penguins.registry.names import NO_VERSION, is_version
 from penguins.registry.signing import Keys
+from penguins.registry.writing import staging_path
 
 CURRENT, LAST = "current", ".last-pointer"
 LONGEST = 4 * KIBIBYTE
@@ -85,9 +86,7 @@ def released_versions(root: Path, keys: Keys) -> set[str]:
     return {version for pointer in _trusted_pointers(root, keys) for version in pointer.released}
 
 
-def move_pointer(
-    root: Path, keys: Keys, version: str, staging_path: Callable[[], Path], *, release: bool = False
-) -> None:
+def move_pointer(root: Path, keys: Keys, version: str, *, release: bool = False) -> None:
     """Point to a version, in one step, and with `release` remember that it was activated. The caller holds the lock."""
     earlier = _trusted_pointers(root, keys)
     # The time in milliseconds, or one more than the highest counter: it rises even where the earlier pointers were
@@ -99,14 +98,14 @@ def move_pointer(
         released.add(version)
     pointer = Pointer(version, counter, now, sorted(released))
     for name in (CURRENT, LAST):
-        write_pointer(root / name, keys, pointer, staging_path)
+        write_pointer(root / name, keys, pointer)
 
 
-def write_pointer(path: Path, keys: Keys, pointer: Pointer, staging_path: Callable[[], Path]) -> None:
+def write_pointer(path: Path, keys: Keys, pointer: Pointer) -> None:
     """Sign a pointer and put it there in one step."""
     facts = asdict(pointer)
     content = f"{facts.pop('current')}\n{json.dumps(facts)}".encode()
-    written = staging_path()
+    written = staging_path(path.parent)
     write_file(written, content + b"\n%s\n" % keys.sign(content).hex().encode())
     written.replace(path)
     flush_folder(path.parent)

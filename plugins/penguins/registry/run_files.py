@@ -63,9 +63,11 @@ class RunFiles:
         return content
 
     def write_json(self, name: str, value: Any) -> None:
+        """Write what JSON can hold."""
         self.write(name, json.dumps(value).encode())
 
     def read_json(self, name: str) -> Any:
+        """Return a JSON file's value. RegistryError as `read`."""
         return json.loads(self.read(name))
 
     def write_table(self, name: str, table: pa.Table) -> None:

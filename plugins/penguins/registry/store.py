@@ -80,7 +80,7 @@ class Registry:
         """
         if old := old_keys(self.keys):
             with self._write_lock():
-                sign_anew(self.root, self.keys, old, self.versions(), lambda: staging_path(self.root))
+                sign_anew(self.root, self.keys, old, self.versions())
         if not (self.keys.create() or old):
             return []
         problems = []
@@ -93,9 +93,9 @@ class Registry:
 
     def versions(self) -> list[str]:
         """Return the versions, newest first. A link to a folder is none. RegistryError if the folder cannot be read."""
-        return sorted((entry.name for entry in self.named_as_versions() if not entry.is_symlink()), reverse=True)
+        return sorted((entry.name for entry in self._named_as_versions() if not entry.is_symlink()), reverse=True)
 
-    def named_as_versions(self) -> list[os.DirEntry[str]]:
+    def _named_as_versions(self) -> list[os.DirEntry[str]]:
         """Return the folders that are named like a version, and the links."""
         try:
             entries = [entry for entry in os.scandir(self.root) if is_version(entry.name)]
@@ -299,11 +299,11 @@ class Registry:
         return now
 
     def _point_to(self, version: str, *, release: bool = False) -> None:
-        move_pointer(self.root, self.keys, version, lambda: staging_path(self.root), release=release)
+        move_pointer(self.root, self.keys, version, release=release)
 
     def _remove_old_versions(self) -> None:
         """Remove all but the newest of each kind and the one that serves. The caller holds the lock."""
-        for entry in self.named_as_versions():
+        for entry in self._named_as_versions():
             if entry.is_symlink():
                 Path(entry).unlink()
         try:

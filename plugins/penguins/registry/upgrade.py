@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import json
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,7 @@ def old_keys(keys: Keys) -> list[bytes]:
     return old
 
 
-def sign_anew(
-    root: Path, keys: Keys, old: list[bytes], versions: Iterable[str], staging_path: Callable[[], Path]
-) -> None:
+def sign_anew(root: Path, keys: Keys, old: list[bytes], versions: Iterable[str]) -> None:
     """Sign what the old keys have signed, and take them out of the key file. The caller holds the registry's lock."""
     for path in (root / version / "manifest.json" for version in versions):
         content = _read(path, 16 * MEBIBYTE)
@@ -59,7 +57,7 @@ def sign_anew(
         version, _, proof = _read(path, LONGEST).partition(b"\n")
         name = version.decode(errors="replace")
         if facts := _signed_facts(proof, old, current=name):
-            write_pointer(path, keys, Pointer(name, **facts), staging_path)
+            write_pointer(path, keys, Pointer(name, **facts))
     keys.save(keys.private_key())
 
 

@@ -244,6 +244,9 @@ TWICE = {"inputs": [*request()["inputs"], request()["inputs"][0]]}
 ALL_MISSING = {"inputs": [{**t, "data": [None]} if t["datatype"] == "FP64" else t for t in request()["inputs"]]}
 REQUIRED_MISSING = {"inputs": [{**t, "data": [""]} if t["name"] == ISLAND.name else t for t in request()["inputs"]]}
 NUMBER_FOR_ISLAND = {"inputs": [{**t, "data": [1]} if t["name"] == ISLAND.name else t for t in request()["inputs"]]}
+NAN_FOR_SEX = {
+    "inputs": [{**t, "data": [float("nan")]} if t["name"] == CATEGORIES[-1].name else t for t in request()["inputs"]]
+}
 MANY_WRONG = {"inputs": [{**t, "shape": [200], "data": t["data"] * 200} for t in REQUIRED_MISSING["inputs"]]}
 BAD: dict[str, tuple[Any, str]] = {
     "no JSON": (b"{", "body.1: JSON decode error, Expecting property name"),
@@ -273,6 +276,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "shared memory": (request(parameters={"shared_memory_region": "x"}), "there is no shared memory here"),
     "no measurement": (ALL_MISSING, "row 0: Value error, at least one of culmen_length_mm"),
     "a number for a category": (NUMBER_FOR_ISLAND, "'Torgersen'. Accepted: a string, in quotes, not 1"),
+    "NaN for a category": (NAN_FOR_SEX, f"row 0, {CATEGORIES[-1].name}: Input should be"),
     "no island": (REQUIRED_MISSING, "row 0, island: Input should be"),
     "more wrong rows than are shown": (MANY_WRONG, "and 190 or more others"),
     "no such output": ({**request(), "outputs": [{"name": "a"}]}, "The outputs are species, probabilities"),
