@@ -15,7 +15,7 @@ import anyio
 from app.errors import ModelNotReadyError
 from penguins.compatibility import ModelError
 from penguins.inference import Prediction, Predictor, Record
-from penguins.registry import NoModelError, Pointer, Registry, RegistryError, is_held_back
+from penguins.registry import BeingPublishedError, NoModelError, Pointer, Registry, RegistryError, is_held_back
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class ModelServer:
             self._pointer, version = pointer, pointer.current
         except RegistryError as error:  # no pointer, or one that cannot be trusted: the serving model stays
             self._not_ready = str(error)
-            if not isinstance(error, NoModelError):
+            if not isinstance(error, NoModelError | BeingPublishedError):
                 self._refuse("current", str(error))
             if self.served or self.refused:
                 problem = str(error)

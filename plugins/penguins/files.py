@@ -57,6 +57,16 @@ def locked(path: Path, seconds: float) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another holds the lock of a file. Of a file that cannot be opened, nobody does."""
+    with suppress(OSError), opened(path, os.O_RDONLY) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def opened(path: Path, flags: int, *, follow_links: bool = False) -> Iterator[IO[bytes]]:
     """Open a regular file, and wait for nothing. RefusedError if it is none, OSError if it cannot be opened."""

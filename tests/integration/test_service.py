@@ -25,6 +25,7 @@ import pytest
 from penguins.compatibility import library_versions
 from penguins.inference import TOLERANCE
 from penguins.registry import Registry
+from penguins.registry.pointer import move_pointer
 from penguins.schema import CSV_NAME, EXAMPLE, FEATURES, MISSING, NUMBERS
 from support import ROOT, Service, code_blocks, free_port
 
@@ -156,7 +157,8 @@ def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
         for spoil, reason in BAD.items():
             bad = registry.root / publish_unseen(registry, order[-1])
             spoil(registry, bad.name)
-            registry._point_to(bad.name)  # in one step, as a publisher does: half a pointer would be refused as well
+            # In one step, as a publisher does: half a pointer would be refused as well.
+            move_pointer(registry.root, registry.keys, bad.name)
             assert reason in service.wait_for_rejection(bad.name)
             assert service.info()["version"] == order[-1]
             if len(order) <= GOOD:
@@ -283,7 +285,7 @@ def test_a_fifo_or_a_link_to_the_key_in_place_of_a_file_is_refused_and_then_the_
         pointer.unlink()
         (pickled := registry.root / hidden / "model.pkl").rename(registry.root / "away")
         os.mkfifo(pickled)
-        registry._point_to(hidden)
+        move_pointer(registry.root, registry.keys, hidden)
         assert "it is a FIFO" in service.wait_for_rejection(hidden)
         assert service.info()["version"] == serving
         pickled.unlink()
@@ -491,7 +493,7 @@ def test_several_workers_swap_each_by_itself_and_count_together(
 
     bad = publish_unseen(registry, newer)
     flipped(registry, bad)
-    registry._point_to(bad)
+    move_pointer(registry.root, registry.keys, bad)
     service.wait(lambda: all(a["rejected"] for a in answers()))
     assert {(a["version"], a["rejected"]["version"]) for a in answers()} == {(newer, bad)}
     service.wait(lambda: service.metric("modelo_penguin_model_rejections_total") == 2)

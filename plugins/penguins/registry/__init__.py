@@ -1,6 +1,6 @@
 """The models on the shared volume. `python -m penguins.registry --help` lists the commands."""
 
-from penguins.registry.errors import NoModelError, RegistryError
+from penguins.registry.errors import BeingPublishedError, NoModelError, RegistryError
 from penguins.registry.names import VERSION_PATTERN
 from penguins.registry.pointer import Pointer
 from penguins.registry.signing import Keys
@@ -10,6 +10,7 @@ from penguins.registry.waiting import is_held_back, waiting_versions
 __all__ = [
     "PROJECT",
     "VERSION_PATTERN",
+    "BeingPublishedError",
     "Keys",
     "NoModelError",
     "Pointer",

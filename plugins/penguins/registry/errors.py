@@ -9,6 +9,10 @@ class NoModelError(RegistryError):
     """Nothing has been published yet."""
 
 
+class BeingPublishedError(RegistryError):
+    """The first version to serve is there, but not yet the pointer to it: whoever publishes it still holds the lock."""
+
+
 def reason(error: Exception) -> str:
     """Return why a file could not be read, and nothing of what it holds."""
     if isinstance(error, OSError):

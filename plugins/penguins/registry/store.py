@@ -26,13 +26,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from penguins.files import MEBIBYTE, RefusedError, flush_folder, read_file, write_file
-from penguins.registry.errors import NoModelError, RegistryError, reason
+from penguins.files import MEBIBYTE, RefusedError, flush_folder, is_locked, read_file, write_file
+from penguins.registry.errors import BeingPublishedError, NoModelError, RegistryError, reason
 from penguins.registry.names import FUTURE, checked, is_version, name_of, time_of
 from penguins.registry.pointer import CURRENT, WAY_IN, Pointer, move_pointer, read_pointer
 from penguins.registry.signing import Keys
 from penguins.registry.upgrade import old_keys, sign_anew
-from penguins.registry.writing import staging_path, write_lock
+from penguins.registry.writing import lock_of, staging_path, write_lock
 
 VERSIONS_KEPT = 10
 PROJECT = Path(__file__).resolve().parents[3]
@@ -122,15 +122,17 @@ class Registry:
         ------
         NoModelError
             Before the first publish, or the first activation.
+        BeingPublishedError
+            During the first publish.
         RegistryError
             If it is missing later on, names no version, is not signed, or is older than another one.
         """
-        try:
+        with suppress(FileNotFoundError):
             return read_pointer(self.root, self.keys, seen)
-        except FileNotFoundError:
-            pass
         signed = list(self.signed())
         if served := next((m["version"] for m in signed if m.get("activate", True)), None):
+            if is_locked(lock_of(self.root)):
+                raise BeingPublishedError(f"version {served} is being published: ask again")
             raise RegistryError(f"{self.root / CURRENT} is missing, although {served} was published to serve. {WAY_IN}")
         trigger = "trigger the DAG modelo_penguin"
         if signed:
@@ -270,14 +272,14 @@ class Registry:
             staging.rename(self.root / version)
             flush_folder(self.root)
             if activate:
-                self._point_to(version)
+                move_pointer(self.root, self.keys, version)
             self._remove_old_versions()
         return manifest
 
     def activate(self, version: str) -> None:
         """Verify a version and make it the serving one. This is the rollback, and a release's second step."""
         with self._write_lock():
-            self._point_to(version, release="activate" in self.read(version)[0])
+            move_pointer(self.root, self.keys, version, release="activate" in self.read(version)[0])
 
     def rotate_key(self) -> None:
         """Make a new key: it signs from now on, and what the others signed stays valid."""
@@ -297,9 +299,6 @@ class Registry:
         while os.path.lexists(self.root / name_of(now, sha256)):  # what is not signed may have the name
             now += timedelta(seconds=1)
         return now
-
-    def _point_to(self, version: str, *, release: bool = False) -> None:
-        move_pointer(self.root, self.keys, version, release=release)
 
     def _remove_old_versions(self) -> None:
         """Remove all but the newest of each kind and the one that serves. The caller holds the lock."""

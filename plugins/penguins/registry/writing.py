@@ -23,20 +23,24 @@ def staging_path(root: Path) -> Path:
     return root / f"{_STAGING}{uuid.uuid4().hex}"
 
 
+def lock_of(root: Path) -> Path:
+    return root / ".lock"
+
+
 @contextmanager
 def write_lock(root: Path) -> Iterator[None]:
     """Hold the registry's lock. RegistryError if somebody else does, or if the folder cannot be written."""
     with ExitStack() as held:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(root / ".lock", LOCK_SECONDS))
+            held.enter_context(locked(lock_of(root), LOCK_SECONDS))
         except TimeoutError:
             raise RegistryError(
-                f"{root / '.lock'} has been locked by another process for {LOCK_SECONDS} s, and a publish takes a "
+                f"{lock_of(root)} has been locked by another process for {LOCK_SECONDS} s, and a publish takes a "
                 "second or two. `lslocks` names who holds it; end that, then try again."
             ) from None
         except RefusedError as error:
-            raise RegistryError(f"{root / '.lock'} cannot be locked: {error}. Remove it.") from error
+            raise RegistryError(f"{lock_of(root)} cannot be locked: {error}. Remove it.") from error
         except OSError as error:
             raise _unwritable(root, error) from error
         try:

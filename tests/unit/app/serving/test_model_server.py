@@ -22,7 +22,8 @@ from app.fast.graph import CompileError
 from app.fast.loader import load
 from app.serving.model_server import ModelServer
 from penguins.compatibility import ModelError
-from penguins.registry import Registry
+from penguins.registry import Registry, store
+from penguins.registry.pointer import move_pointer
 from penguins.schema import EXAMPLE
 
 Publish = Callable[[], dict[str, Any]]
@@ -72,6 +73,32 @@ def test_while_the_first_version_loads_its_name_and_since_when_are_given(
     assert found, text
     assert before <= datetime.fromisoformat(found[1]) <= datetime.now(UTC)
     assert server.require().version == version
+
+
+def test_a_first_version_is_not_refused_between_its_own_place_and_its_pointers(
+    server: ModelServer, registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    move_pointer = store.move_pointer
+
+    def looked_at(*given: Any, **named: Any) -> None:
+        server.refresh()
+        with pytest.raises(ModelNotReadyError) as error:
+            server.require()
+        told.append(str(error.value))
+        move_pointer(*given, **named)
+
+    monkeypatch.setattr(store, "move_pointer", looked_at)
+    version = publish()["version"]
+    assert told == [f"version {version} is being published: ask again"]
+    assert (server.rejections, server.refused) == (0, None)
+    server.refresh()
+    assert server.require().version == version
+    (registry.root / "current").unlink()
+    (registry.root / ".last-pointer").unlink()
+    server.refresh()
+    assert server.refused  # nobody publishes now
+    assert "current is missing" in server.refused.reason
 
 
 def test_while_a_refused_version_is_tried_again_or_an_older_one_instead_its_reason_is_given(
@@ -242,7 +269,7 @@ def test_a_version_that_waits_serves_only_once_it_is_activated(
     server.refresh()
     assert server.require().version == waiting
     restarted = ModelServer(registry, loader, poll_seconds=1, retry_seconds=0.001)
-    registry._point_to(bad)
+    move_pointer(registry.root, registry.keys, bad)
     restarted.refresh()
     assert restarted.require().version == waiting  # it has served
 
@@ -286,7 +313,7 @@ def test_where_nothing_is_good_the_reason_is_given_and_each_version_is_refused_o
     good = publish()["version"]
     server.refresh()
     assert server.require().version == good
-    registry._point_to(versions[0])  # asked for anew, it is refused anew
+    move_pointer(registry.root, registry.keys, versions[0])  # asked for anew, it is refused anew
     server.refresh()
     assert server.rejections == 4
 

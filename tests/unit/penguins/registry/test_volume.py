@@ -20,6 +20,7 @@ import pytest
 from penguins.registry import PROJECT, Keys, NoModelError, Pointer, Registry, RegistryError, pointer, store, writing
 from penguins.registry.__main__ import main
 from penguins.registry.names import is_version, name_of
+from penguins.registry.pointer import move_pointer
 from penguins.registry.run_files import run_folder
 
 Trained = tuple[bytes, dict[str, Any]]
@@ -267,7 +268,7 @@ def test_a_pointer_that_is_unsigned_forged_or_older_is_refused_by_name_and_activ
     assert is_version(path.read_text().splitlines()[0])
     other_key = Registry(registry.root, Keys(tmp_path / "other", tmp_path / "other.pub"))
     other_key.init()
-    other_key._point_to(first)
+    move_pointer(other_key.root, other_key.keys, first)
     forged = path.read_text()
     *_, signature = saved.splitlines()
     unmatched = f"but its signature does not match the public keys in {registry.keys.public}"
