@@ -154,8 +154,9 @@ def _ready_fit(warehouse: Warehouse, source: Source, train: Path) -> Callable[[]
     import pyarrow.parquet as pq
     from sklearn.base import clone
 
+    from penguins.data.cleaning import clean
     from penguins.schema import TARGET
-    from penguins.training.pipeline import build_pipeline, clean, split
+    from penguins.training.pipeline import build_pipeline, split
     from penguins.training.rows import feature_frame, label_codes
 
     warehouse.load(source)

@@ -189,8 +189,8 @@ def measure(folder: Path, csv: Path, *, seeds: int, changed: int, say: Callable[
 def _write_tables(folder: Path, csv: Path) -> None:
     from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 
+    from penguins.data.cleaning import clean
     from penguins.data.databases import open_warehouse
-    from penguins.training.pipeline import clean
 
     connection = {"conn_type": "sqlite", "host": str(folder / "warehouse.db")}
     os.environ["AIRFLOW_CONN_BENCH"] = json.dumps(connection)

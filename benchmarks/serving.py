@@ -25,11 +25,12 @@ import pyarrow as pa
 
 from benchmarks.servers import ROOT, Server, Window, free_port, summary
 from penguins.api_keys import add_key
+from penguins.data.cleaning import clean
 from penguins.data.warehouse import compact
 from penguins.evaluation.evaluate import evaluate
 from penguins.registry import Keys, Registry
 from penguins.schema import COLUMNS, CSV_NAME, EXAMPLE, FEATURES, MISSING, TARGET, Number
-from penguins.training.pipeline import build_pipeline, clean, fit, split
+from penguins.training.pipeline import build_pipeline, fit, split
 
 ROUNDS = 5
 SECONDS = 2

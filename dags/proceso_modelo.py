@@ -138,9 +138,10 @@ def load_raw_data(ti: Any) -> int:
 
 
 def preprocess(params: dict[str, Any], run_id: str, ti: Any) -> dict[str, Any]:
+    from penguins.data.cleaning import clean
     from penguins.data.drift import drift_of
     from penguins.data.source import Source
-    from penguins.training.pipeline import clean, split
+    from penguins.training.pipeline import split
 
     source = Source(**ti.xcom_pull(task_ids="check_source"))
     raw = _warehouse().read(source)

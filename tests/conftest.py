@@ -36,7 +36,8 @@ def registry(tmp_path: Path) -> Registry:
 @pytest.fixture(scope="session")
 def penguins_tables() -> tuple[pa.Table, pa.Table]:
     """The CSV's rows as (train, test), without a database in between."""
-    from penguins.training.pipeline import clean, split
+    from penguins.data.cleaning import clean
+    from penguins.training.pipeline import split
     from tables import table_of
 
     return split(clean(table_of(read_records(check_source(CSV, test_size=0.2)))), test_size=0.2, random_state=42)

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING
 from penguins.data.progress import Progress
 from penguins.data.records import Lines, SourceError, check_header, records
 from penguins.files import opened
-from penguins.schema import COLUMNS, MISSING, NUMBERS, TARGET, Category, Number
+from penguins.schema import COLUMNS, MISSING, TARGET, Category, Number
 
 if TYPE_CHECKING:
-    from penguins.data.vectorised import Piece
+    import pyarrow as pa
 
 PROBLEMS_SHOWN = 20
 # Each of the ten folds of cross-validation needs at least one row of each class.
@@ -29,8 +30,6 @@ BYTES_AT_ONCE = 2**20
 LONGEST_LINE = 2**20  # bytes: one without an end would fill the memory
 VALUES_REMEMBERED = 100_000
 
-_TARGET = COLUMNS.index(TARGET)
-_NUMBERS = [COLUMNS.index(c) for c in NUMBERS]
 # What Python, MySQL and SQLite all read as the same number: no "1_000", no "nan", no padding.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -121,15 +120,14 @@ def check_source(path: Path, test_size: float) -> Source:
         lines = Lines(path, file, line_ending)
         check_header(path, lines)
         while piece := lines.take(BYTES_AT_ONCE):
-            if fitting := vectorised.check_piece(piece, line_ending):
-                found.add_piece(fitting)
-                progress.at(found.rows)
-                continue
-            one_by_one = records(path, lines, until=lines.put_back(piece))
-            while rows := list(islice(one_by_one, ROWS_AT_ONCE)):
-                found.add_rows(rows)
-                progress.at(found.rows)
-    if problems := found.listed():
+            if columns := vectorised.columns_of_piece(piece, line_ending):
+                found.add(columns)
+            else:
+                one_by_one = records(path, lines, until=lines.put_back(piece))
+                while rows := list(islice(one_by_one, ROWS_AT_ONCE)):
+                    found.check(rows)
+            progress.at(found.rows)
+    if problems := found.problems():
         raise SourceError(
             f"{path} does not match the schema. Nothing was dropped or loaded. Correct these:\n" + "\n".join(problems)
         )
@@ -143,7 +141,7 @@ def check_source(path: Path, test_size: float) -> Source:
         rows_sha256=found.digest.hexdigest(),
         line_ending=line_ending,
         class_counts={name: class_counts[name] for name in TARGET.values if class_counts[name]},
-        constant=_constant(found.known),
+        constant=found.constant(),
     )
 
 
@@ -158,7 +156,7 @@ def read_records(source: Source) -> Iterator[list[str]]:
 
 
 class _Findings:
-    """What is known of the rows checked so far. `known` holds values of each column that fit it."""
+    """What is known of the rows checked so far."""
 
     def __init__(self) -> None:
         from penguins.data.digest import Digest
@@ -166,78 +164,69 @@ class _Findings:
         self.rows = 0
         self.digest = Digest()
         self.class_counts: Counter[str] = Counter()
-        self.known: list[set[str]] = [set() for _ in COLUMNS]
+        # Of each column, values that it has: of a number at least two if there are two, of a category all.
+        self._seen: list[set[float | int]] = [set() for _ in COLUMNS]
+        self._broken_rules = [lru_cache(VALUES_REMEMBERED)(partial(_broken_rule, column)) for column in COLUMNS]
         self._problems: list[str] = []
         self._problem_count = 0
 
-    def add_piece(self, piece: Piece) -> None:
-        """Take the findings of a piece in which every row fits."""
-        self.rows += piece.rows
-        self.digest.add(piece.columns)
-        self.class_counts.update(piece.class_counts)
-        for known, values in zip(self.known, piece.values, strict=True):
-            known.update(values)
+    def add(self, columns: list[pa.Array]) -> None:
+        """Take rows that fit the schema, as `Digest.add` does."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
 
-    def add_rows(self, rows: list[tuple[int, list[str]]]) -> None:
-        """Check records one by one, each given with its line."""
+        from penguins.data.cleaning import clean
+
+        self.rows += len(columns[0])
+        self.digest.add(columns)
+        rows = pa.RecordBatch.from_arrays(columns, [c.name for c in COLUMNS])
+        # Not by numpy: on its way there, pyarrow would import pandas.
+        for found in pc.value_counts(clean(rows)[TARGET.name]).to_pylist():
+            self.class_counts[TARGET.values[found["values"]]] += found["counts"]
+        for column, seen, values in zip(COLUMNS, self._seen, columns, strict=True):
+            some = pc.min_max(values).values() if isinstance(column, Number) else pc.unique(values)
+            seen.update(value.as_py() for value in some if value.is_valid)
+
+    def check(self, records: list[tuple[int, list[str]]]) -> None:
+        """Go through records, each given with its line."""
         from penguins.data.digest import columns_of
 
-        self.rows += len(rows)
-        fitting = [values for _, values in rows]
-        if not _all_fit(fitting, self.known):
-            fitting = []
-            for line, values in rows:
-                problems = _problems(line, values)
+        fitting = []
+        for line, values in records:
+            if problems := self._problems_of(line, values):
+                self.rows += 1
                 self._problem_count += len(problems)
                 self._problems += problems[: PROBLEMS_SHOWN - len(self._problems)]
-                if not problems:
-                    fitting.append(values)
+            else:
+                fitting.append(values)
         if fitting:
-            self.digest.add(columns_of(fitting))
-        self.class_counts.update(values[_TARGET] for values in fitting if _has_measurement(values))
+            self.add(columns_of(fitting))
 
-    def listed(self) -> list[str]:
+    def _problems_of(self, line: int, values: list[str]) -> list[str]:
+        if len(values) != len(COLUMNS):
+            return [f"line {line}: {len(values)} values; the rule is {len(COLUMNS)}, one for each column"]
+        return [
+            f"line {line}, column {column.in_file}: {_shown(value)}; the rule is {rule}"
+            for column, broken_rule, value in zip(COLUMNS, self._broken_rules, values, strict=True)
+            if (rule := broken_rule(value))
+        ]
+
+    def problems(self) -> list[str]:
         """Return the first problems, and how many more there are."""
         more = self._problem_count - len(self._problems)
         return [*self._problems, *([f"... and {more} more"] if more else [])]
 
-
-def _all_fit(rows: list[list[str]], known: list[set[str]]) -> bool:
-    """Return whether every value fits its column. `known` caches fitting values of each column: most recur often."""
-    if any(len(values) != len(COLUMNS) for values in rows):
-        return False
-    for column, values, fitting in zip(COLUMNS, zip(*rows, strict=True), known, strict=True):
-        new = set(values) - fitting
-        if any(_broken_rule(column, value) for value in new):
-            return False
-        if len(fitting) < VALUES_REMEMBERED:
-            fitting.update(new)
-    return True
+    def constant(self) -> dict[str, str | None]:
+        """Return the columns with a single value, which is given as text, or with none."""
+        return {
+            column.name: next((_text(column, value) for value in seen), None)
+            for column, seen in zip(COLUMNS, self._seen, strict=True)
+            if len(seen) <= 1
+        }
 
 
-def _constant(known: list[set[str]]) -> dict[str, str | None]:
-    """Return the columns with a single value or none, given the values seen in each column."""
-    constant: dict[str, str | None] = {}
-    for column, values in zip(COLUMNS, known, strict=True):
-        present = values.difference(MISSING)
-        distinct = {float(value) for value in present} if isinstance(column, Number) else present
-        if len(distinct) <= 1:
-            constant[column.name] = min(present, default=None)
-    return constant
-
-
-def _has_measurement(values: list[str]) -> bool:
-    return not NUMBERS or any(values[i] not in MISSING for i in _NUMBERS)
-
-
-def _problems(line: int, values: list[str]) -> list[str]:
-    if len(values) != len(COLUMNS):
-        return [f"line {line}: {len(values)} values; the rule is {len(COLUMNS)}, one for each column"]
-    return [
-        f"line {line}, column {column.in_file}: {_shown(value)}; the rule is {rule}"
-        for column, value in zip(COLUMNS, values, strict=True)
-        if (rule := _broken_rule(column, value))
-    ]
+def _text(column: Number | Category, value: float | int) -> str:
+    return f"{value:.7g}" if isinstance(column, Number) else column.values[int(value)]
 
 
 def _broken_rule(column: Number | Category, value: str) -> str | None:

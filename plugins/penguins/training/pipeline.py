@@ -7,13 +7,11 @@ import os
 import pickle
 import sys
 from contextlib import nullcontext
-from functools import reduce
 
 import joblib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
@@ -28,14 +26,6 @@ from penguins.schema import CATEGORIES, NUMBERS, TARGET
 from penguins.training.cluster import VARIABLE, fit_forest
 from penguins.training.rows import distinct_rows, feature_frame, label_codes
 from penguins.training.trees import progress_of_trees
-
-
-def clean(raw: pa.Table) -> pa.Table:
-    """Return the rows to train on: those with at least one measurement, which the API requires as well."""
-    if not NUMBERS:
-        return raw
-    measured = [pc.is_valid(raw[c.name]) for c in NUMBERS]
-    return raw.filter(reduce(pc.or_, measured))
 
 
 def split(table: pa.Table, *, test_size: float, random_state: int) -> tuple[pa.Table, pa.Table]:

@@ -9,9 +9,10 @@ import uvicorn
 
 from app.main import create_app
 from models import publish_evaluated
+from penguins.data.cleaning import clean
 from penguins.data.source import check_source, read_records
 from penguins.schema import CSV_NAME
-from penguins.training.pipeline import build_pipeline, clean, fit, split
+from penguins.training.pipeline import build_pipeline, fit, split
 from support import empty_registry
 from tables import table_of
 

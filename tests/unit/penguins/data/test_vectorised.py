@@ -16,7 +16,7 @@ from penguins.data import source as module
 from penguins.data import vectorised
 from penguins.data.records import header_line
 from penguins.data.source import SourceError, check_source
-from penguins.data.vectorised import check_piece
+from penguins.data.vectorised import columns_of_piece
 from penguins.registry import PROJECT
 from penguins.schema import COLUMNS, CSV_NAME, Number
 
@@ -80,8 +80,8 @@ def found(content: bytes, bytes_at_once: int, with_arrow: bool) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file.csv")
         path.write_bytes(content)
-        check = check_piece if with_arrow else lambda *_: None
-        with patch.object(vectorised, "check_piece", check), patch.object(module, "BYTES_AT_ONCE", bytes_at_once):
+        check = columns_of_piece if with_arrow else lambda *_: None
+        with patch.object(vectorised, "columns_of_piece", check), patch.object(module, "BYTES_AT_ONCE", bytes_at_once):
             try:
                 source = check_source(path, test_size=0.2)
             except SourceError as error:
@@ -147,13 +147,19 @@ def test_a_piece_that_fits_is_not_gone_through_row_by_row(tmp_path: Path) -> Non
     bad = b"Dodo" + ROWS[0][6:]
     path.write_bytes(HEADER + b"".join(ROWS) * 5 + bad + b"".join(ROWS) * 5)
     gone_through: list[int] = []
+    check_rows = module._Findings.check
+
+    def check(self: module._Findings, rows: list[tuple[int, list[str]]]) -> None:
+        gone_through.append(len(rows))
+        check_rows(self, rows)
+
     with (
-        patch.object(module, "_all_fit", lambda rows, _: gone_through.append(len(rows))),
+        patch.object(module._Findings, "check", check),
         patch.object(module, "BYTES_AT_ONCE", 1000),
         pytest.raises(SourceError, match=rf"line {2 + 5 * len(ROWS)}, column species: 'Dodo'"),
     ):
         check_source(path, test_size=0.2)
-    assert sum(gone_through) < 50
+    assert 0 < sum(gone_through) < 50
 
 
 @pytest.mark.parametrize("column", [c for c in COLUMNS if isinstance(c, Number)][:1])

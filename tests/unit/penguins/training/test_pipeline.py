@@ -18,10 +18,11 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.preprocessing import StandardScaler
 
 from penguins.data import progress
+from penguins.data.cleaning import clean
 from penguins.inference import unpickle
 from penguins.registry import PROJECT
 from penguins.schema import CATEGORIES, COLUMNS, FEATURES, NUMBERS, TARGET
-from penguins.training.pipeline import build_pipeline, clean, fit, split
+from penguins.training.pipeline import build_pipeline, fit, split
 from penguins.training.rows import distinct_rows, feature_frame, label_codes, row_keys
 from tables import frame_of, table_of
 
