@@ -146,7 +146,8 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def held(self) -> int:
         """Bytes in memory: of a body that is not answered yet, and of answers that the client has not taken."""
-        return self.body_bytes * self.answering + self.transport.get_write_buffer_size()
+        waiting = self.answering and not self.refused  # a refused one must not have others refused as well
+        return self.body_bytes * waiting + self.transport.get_write_buffer_size()
 
     def _all(self) -> list[BoundedProtocol]:
         return cast("list[BoundedProtocol]", list(self.connections))
