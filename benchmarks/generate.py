@@ -16,7 +16,7 @@ from benchmarks.servers import ROOT
 from penguins.data.records import header_line
 from penguins.schema import COLUMNS, CSV_NAME, MISSING, Number
 
-ROWS_AT_ONCE = 200_000
+CHUNK_ROWS = 200_000
 JITTER = 0.1  # its standard deviation, relative to the column's
 
 
@@ -27,8 +27,8 @@ def generate(rows: int, path: Path, seed: int = 0) -> None:
     draw = np.random.default_rng(seed)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(header_line() + "\n")
-        for start in range(0, rows, ROWS_AT_ONCE):
-            part = real.iloc[draw.integers(len(real), size=min(ROWS_AT_ONCE, rows - start))].reset_index(drop=True)
+        for start in range(0, rows, CHUNK_ROWS):
+            part = real.iloc[draw.integers(len(real), size=min(CHUNK_ROWS, rows - start))].reset_index(drop=True)
             for column in COLUMNS:
                 if isinstance(column, Number):
                     part[column.name] = _with_jitter(column, real[column.name], part[column.name], draw)

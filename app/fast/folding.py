@@ -22,7 +22,7 @@ from penguins.inference import Record, to_frame
 from penguins.schema import CATEGORIES, EXAMPLE, NUMBERS
 
 PARTS = 16
-ROWS_AT_ONCE = 10_000
+CHUNK_ROWS = 10_000
 SIGN = np.int64(-(2**63))
 
 
@@ -102,7 +102,7 @@ def _thresholds(pipeline: Pipeline, layout: Layout) -> list[np.ndarray]:
     low = np.broadcast_to(_place(np.array([c.minimum for c in NUMBERS], float)), wanted.shape).copy()
     high = np.broadcast_to(_place(np.array([c.maximum for c in NUMBERS], float)), wanted.shape).copy()
     none, every = ~goes_left(_value(low)), goes_left(_value(high))
-    parts = min(max(ROWS_AT_ONCE // longest, 2), PARTS)
+    parts = min(max(CHUNK_ROWS // longest, 2), PARTS)
     cuts = np.arange(1, parts)[:, None, None]
     while (low + 1 < high).any():
         step = np.maximum(high // parts - low // parts, 1)

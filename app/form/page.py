@@ -25,7 +25,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
     "Vary": "Accept-Language",
 }
-MOST_RADIOS = 4  # a category of more values is a list to choose from
+MAX_RADIOS = 4  # a category of more values is a list to choose from
 
 
 def add_form(app: FastAPI, *, max_body_bytes: int) -> None:
@@ -94,7 +94,7 @@ def _described(column: Any) -> dict[str, Any]:
         "example": column.example,
     }
     if not isinstance(column, Number):
-        return described | {"kind": "radios" if len(column.values) <= MOST_RADIOS else "list", "values": column.values}
+        return described | {"kind": "radios" if len(column.values) <= MAX_RADIOS else "list", "values": column.values}
     # As the messages of a 422 write them.
     numbers = {name: f"{getattr(column, name):.15g}" for name in ("minimum", "maximum", "example")}
     return described | {"kind": "number", "unit": column.unit} | numbers

@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 _ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _FEATURES = [c.name for c in FEATURES]
 SECONDS_TO_WRITE, SECONDS_TO_TIDY, SECONDS_TO_STOP = 0.25, 60, 5
-ROWS_AT_ONCE = 64  # requests wait a tenth of a millisecond for Python's lock
-MOST_ROWS = 100_000  # queued, some 30 MB, when the database is slow
-ROWS_TIDIED_AT_ONCE = 5_000  # others write in between
+CHUNK_ROWS = 64  # requests wait a tenth of a millisecond for Python's lock
+MAX_QUEUED_ROWS = 100_000  # queued, some 30 MB, when the database is slow
+TIDY_CHUNK_ROWS = 5_000  # others write in between
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 
 
@@ -77,7 +77,7 @@ class Journal:
         seconds, rest = divmod(time.time_ns(), 10**9)
         now = f"{_second(seconds)}.{rest // 1000:06d}"
         for place, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
-            if len(self._rows) >= MOST_ROWS:
+            if len(self._rows) >= MAX_QUEUED_ROWS:
                 self._recorder.journal_lost(1)
                 continue
             name = f"{request_id}/{place}" if batch else request_id
@@ -115,8 +115,8 @@ class Journal:
             try:
                 self.prepare()
                 with self.engine.begin() as connection:
-                    for start in range(0, len(rows), ROWS_AT_ONCE):
-                        some = rows[start : start + ROWS_AT_ONCE]
+                    for start in range(0, len(rows), CHUNK_ROWS):
+                        some = rows[start : start + CHUNK_ROWS]
                         # One statement for all of them: between two, a thread waits for Python's lock.
                         statement = f"{self._insert} VALUES {', '.join([self._one] * len(some))}"
                         connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
@@ -145,11 +145,11 @@ class Journal:
         seq = table.c[SEQ]
         with self.engine.begin() as connection:
             surplus = connection.scalar(select(seq).order_by(seq.desc()).offset(self.max_rows).limit(1)) or 0
-            first = connection.execute(select(seq, table.c[TIME]).order_by(seq).limit(ROWS_TIDIED_AT_ONCE))
+            first = connection.execute(select(seq, table.c[TIME]).order_by(seq).limit(TIDY_CHUNK_ROWS))
             gone = [number for number, then in first if number <= surplus or (oldest and then < oldest)]
             if gone:
                 connection.execute(delete(table).where(seq.in_(gone)))
-        return len(gone) == ROWS_TIDIED_AT_ONCE
+        return len(gone) == TIDY_CHUNK_ROWS
 
     def _write(self) -> None:
         tidied = float("-inf")

@@ -22,7 +22,7 @@ from penguins.schema import TARGET
 # Upper bounds of the latency buckets, in seconds. One more bucket holds what takes longer.
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 NANOSECONDS = tuple(round(bound * 1e9) for bound in BOUNDS)
-AT_ONCE = 256  # requests, counted together within a quarter of a millisecond
+CHUNK_REQUESTS = 256  # requests, counted together within a quarter of a millisecond
 
 
 def no_answers() -> list[int]:
@@ -74,7 +74,7 @@ class Recorder:
     def answered(self, endpoint: str, status: int, nanoseconds: int, key: str = "") -> None:
         """Queue one request. Counting each on its own would take several microseconds."""
         self._answered.append((endpoint, status, key, nanoseconds))
-        if len(self._answered) >= AT_ONCE:
+        if len(self._answered) >= CHUNK_REQUESTS:
             with self._lock:
                 self._count_queued()
 

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any
 
 # Beyond this, training in float32 would overflow, and an OpenAPI document cannot hold infinity.
-LARGEST_NUMBER = 1e15
+MAX_NUMBER = 1e15
 # MySQL reads this as missing, whatever the declaration says.
 NULL = "NULL"
 # Names that the table and the API's answers already use.
@@ -107,10 +107,10 @@ class Number(Column):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not -LARGEST_NUMBER <= self.minimum < self.maximum <= LARGEST_NUMBER:
+        if not -MAX_NUMBER <= self.minimum < self.maximum <= MAX_NUMBER:
             raise self._wrong(
                 f"minimum is {self.minimum} and maximum {self.maximum}; the minimum must "
-                f"be below the maximum, both from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}"
+                f"be below the maximum, both from {-MAX_NUMBER:g} to {MAX_NUMBER:g}"
             )
         if not self.minimum <= self.example <= self.maximum:
             raise self._wrong(f"the example is {self.example}; it must be {self.rule}")

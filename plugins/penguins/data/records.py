@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from penguins.schema import COLUMNS
 
-LONGEST_HEADER = 4096  # characters of it that a message quotes
+MAX_HEADER_CHARS = 4096  # characters of it that a message quotes
 
 
 class SourceError(ValueError):
@@ -90,7 +90,7 @@ def check_header(path: Path, lines: Lines) -> None:
     actual, known = ",".join(map(repr, header or ())), len(set(found) & set(names))
     if header is None:
         actual = "nothing: the file is empty"
-    elif not known or len(actual) > LONGEST_HEADER:  # then it may be anything, and is not told
+    elif not known or len(actual) > MAX_HEADER_CHARS:  # then it may be anything, and is not told
         actual = f"not that of this table: {known} of its names are there"
     raise SourceError(f"{path}, line 1: the header is {actual}; expected {header_line()}")
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 PROBLEMS_SHOWN = 20
 # Each of the ten folds of cross-validation needs at least one row of each class.
 MIN_ROWS_PER_CLASS = 10
-ROWS_AT_ONCE = 10_000
-BYTES_AT_ONCE = 2**20
-LONGEST_LINE = 2**20  # bytes: one without an end would fill the memory
-VALUES_REMEMBERED = 100_000
+CHUNK_ROWS = 10_000
+CHUNK_BYTES = 2**20
+MAX_LINE_BYTES = 2**20  # bytes: one without an end would fill the memory
+CACHED_VALUES = 100_000
 
 # What Python, MySQL and SQLite all read as the same number: no "1_000", no "nan", no padding.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -107,7 +107,7 @@ def check_source(path: Path, test_size: float) -> Source:
 
     try:
         with opened(path, os.O_RDONLY) as file:
-            line_ending = "\r\n" if file.readline(LONGEST_LINE).endswith(b"\r\n") else "\n"
+            line_ending = "\r\n" if file.readline(MAX_LINE_BYTES).endswith(b"\r\n") else "\n"
     except OSError as error:
         raise SourceError(
             f"cannot read {path}: {error.strerror or error}. Set the param csv_path to the path of a CSV file."
@@ -119,12 +119,12 @@ def check_source(path: Path, test_size: float) -> Source:
     with path.open("rb") as file:
         lines = Lines(path, file, line_ending)
         check_header(path, lines)
-        while piece := lines.take(BYTES_AT_ONCE):
+        while piece := lines.take(CHUNK_BYTES):
             if columns := vectorised.columns_of_piece(piece, line_ending):
                 found.add(columns)
             else:
                 one_by_one = records(path, lines, until=lines.put_back(piece))
-                while rows := list(islice(one_by_one, ROWS_AT_ONCE)):
+                while rows := list(islice(one_by_one, CHUNK_ROWS)):
                     found.check(rows)
             progress.at(found.rows)
     if problems := found.problems():
@@ -166,7 +166,7 @@ class _Findings:
         self.class_counts: Counter[str] = Counter()
         # Of each column, values that it has: of a number at least two if there are two, of a category all.
         self._seen: list[set[float | int]] = [set() for _ in COLUMNS]
-        self._broken_rules = [lru_cache(VALUES_REMEMBERED)(partial(_broken_rule, column)) for column in COLUMNS]
+        self._broken_rules = [lru_cache(CACHED_VALUES)(partial(_broken_rule, column)) for column in COLUMNS]
         self._problems: list[str] = []
         self._problem_count = 0
 

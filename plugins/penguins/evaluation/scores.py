@@ -24,7 +24,7 @@ from penguins.training.rows import FOLDS, distinct_rows, feature_frame, label_co
 # Up to here, the ten extra fits of cross-validation are cheap. Above, the out-of-bag rows are used instead.
 ROWS_TO_CROSS_VALIDATE = 10_000
 ROWS_KEPT = 100_000
-ROWS_AT_ONCE = 50_000
+CHUNK_ROWS = 50_000
 
 
 def score(pipeline: Pipeline, test: pa.Table) -> dict[str, Any]:
@@ -80,12 +80,12 @@ def predicted_codes(pipeline: Pipeline, table: pa.Table) -> np.ndarray:
     code_of = {name: code for code, name in enumerate(TARGET.values)}
 
     def predict(start: int) -> list[int]:
-        labels = pipeline.predict(to_frame(feature_frame(table.slice(start, ROWS_AT_ONCE))))
+        labels = pipeline.predict(to_frame(feature_frame(table.slice(start, CHUNK_ROWS))))
         return [code_of[str(label)] for label in labels]
 
     codes: list[int] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for piece in pool.map(predict, range(0, table.num_rows, ROWS_AT_ONCE)):
+        for piece in pool.map(predict, range(0, table.num_rows, CHUNK_ROWS)):
             codes += piece
             progress.at(len(codes))
     return np.array(codes)

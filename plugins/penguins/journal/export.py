@@ -13,7 +13,7 @@ from penguins.journal.tables import SEQ, JournalError, feedback
 from penguins.schema import COLUMNS, MISSING
 
 ABSENT = "NA" if "NA" in MISSING else next(iter(MISSING), "")
-ROWS_AT_ONCE = 10_000
+CHUNK_ROWS = 10_000
 HEADER = [c.header for c in COLUMNS]
 
 
@@ -24,7 +24,7 @@ def write_csv(file: IO[str], engine: Engine, base: Path | None) -> tuple[int, in
     if base:
         before = _copy_rows(base, writer)
     columns = [feedback.c[c.name] for c in COLUMNS]
-    query = select(*columns).order_by(feedback.c[SEQ]).execution_options(yield_per=ROWS_AT_ONCE)
+    query = select(*columns).order_by(feedback.c[SEQ]).execution_options(yield_per=CHUNK_ROWS)
     with engine.connect() as connection:
         for rows in connection.execute(query).partitions():
             writer.writerows([[ABSENT if value is None else _short(value) for value in row] for row in rows])

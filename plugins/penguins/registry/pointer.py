@@ -21,7 +21,7 @@ from penguins.registry.signing import Keys
 from penguins.registry.writing import staging_path
 
 CURRENT, LAST = "current", ".last-pointer"
-LONGEST = 4 * KIBIBYTE
+MAX_BYTES = 4 * KIBIBYTE
 WAY_IN = (
     "Trigger the DAG modelo_penguin, or run `python -m penguins.registry activate VERSION` with a version that "
     "`verify` finds good: both sign the pointer."
@@ -113,7 +113,7 @@ def write_pointer(path: Path, keys: Keys, pointer: Pointer) -> None:
 
 def _pointer(path: Path, keys: Keys) -> Pointer:
     try:
-        version, _, proof = read_file(path, limit=LONGEST).decode().partition("\n")
+        version, _, proof = read_file(path, limit=MAX_BYTES).decode().partition("\n")
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from penguins.files import KIBIBYTE, read_file, replace_file
 from penguins.registry.errors import RegistryError, reason
 
-LONGEST_FILE = 64 * KIBIBYTE
+MAX_FILE_BYTES = 64 * KIBIBYTE
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Keys:
 
 def read(file: Path) -> bytes:
     # It lies outside of the volume, and where secrets are mounted it may well be a link.
-    return read_file(file, limit=LONGEST_FILE, follow_links=True)
+    return read_file(file, limit=MAX_FILE_BYTES, follow_links=True)
 
 
 def _lines(public: Path) -> list[bytes]:

@@ -16,11 +16,11 @@ from typing import Any
 
 from penguins.files import MEBIBYTE, read_file, replace_file
 from penguins.registry.errors import RegistryError, reason
-from penguins.registry.pointer import CURRENT, LAST, LONGEST, Pointer, write_pointer
+from penguins.registry.pointer import CURRENT, LAST, MAX_BYTES, Pointer, write_pointer
 from penguins.registry.signing import Keys, read
 
 END_OF_KEY = b"-----END PRIVATE KEY-----"
-SHORTEST = 32
+MIN_KEY_BYTES = 32
 
 
 def old_keys(keys: Keys) -> list[bytes]:
@@ -35,10 +35,10 @@ def old_keys(keys: Keys) -> list[bytes]:
     except OSError as error:
         raise RegistryError(f"the signing key {keys.private} cannot be read: {reason(error)}") from error
     old = rest.split()
-    if old and (shortest := min(map(len, old))) < SHORTEST:
+    if old and (shortest := min(map(len, old))) < MIN_KEY_BYTES:
         raise RegistryError(
             f"the signing key {keys.private} is neither an Ed25519 key in PEM nor one of an earlier release: it has "
-            f"{shortest} bytes, and those had {SHORTEST} or more. Remove it, and a new one is made."
+            f"{shortest} bytes, and those had {MIN_KEY_BYTES} or more. Remove it, and a new one is made."
         )
     if old and not new:
         keys.renew(below=b"\n".join(old) + b"\n")
@@ -54,7 +54,7 @@ def sign_anew(root: Path, keys: Keys, old: list[bytes], versions: Iterable[str])
             with suppress(IsADirectoryError):  # somebody put it there, and the version is refused
                 replace_file(path.with_name("manifest.sig"), keys.sign(content), mode=stat.S_IMODE(path.stat().st_mode))
     for path in (root / CURRENT, root / LAST):
-        version, _, proof = _read(path, LONGEST).partition(b"\n")
+        version, _, proof = _read(path, MAX_BYTES).partition(b"\n")
         name = version.decode(errors="replace")
         if facts := _signed_facts(proof, old, current=name):
             write_pointer(path, keys, Pointer(name, **facts))

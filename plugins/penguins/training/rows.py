@@ -12,7 +12,7 @@ from penguins.schema import FEATURES, TARGET
 
 # Of cross-validation; each fold needs at least one row of each class.
 FOLDS = 10
-ROWS_HASHED_AT_ONCE = 500_000
+HASH_CHUNK_ROWS = 500_000
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ def feature_frame(table: pa.Table) -> pd.DataFrame:
 def row_keys(table: pa.Table) -> np.ndarray:
     """Return a 64-bit hash of each row's features, shape (n_rows,): equal rows have equal keys in every file."""
     pieces = [
-        pd.util.hash_pandas_object(feature_frame(table.slice(start, ROWS_HASHED_AT_ONCE)), index=False)
-        for start in range(0, table.num_rows, ROWS_HASHED_AT_ONCE)
+        pd.util.hash_pandas_object(feature_frame(table.slice(start, HASH_CHUNK_ROWS)), index=False)
+        for start in range(0, table.num_rows, HASH_CHUNK_ROWS)
     ]
     return np.concatenate([np.empty(0, np.uint64), *pieces])
 

@@ -48,7 +48,7 @@ def test_a_file_of_any_size_and_seed_passes_the_check(generated: Path, tmp_path:
 
 
 def test_a_file_that_is_written_in_pieces_has_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 100)
     for rows in (99, 100, 101, 250):
         generate(rows, tmp_path / "x.csv")
         assert len(frame_at(tmp_path / "x.csv")) == rows

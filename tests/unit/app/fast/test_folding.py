@@ -64,11 +64,11 @@ def test_forests_of_any_number_of_classes_predict_the_very_same(penguins_tables:
         assert [folded.predict([record])[0] for record in records[:300]] == folded.predict(records[:300])
 
 
-@pytest.mark.parametrize("rows_at_once", [folding.ROWS_AT_ONCE, 1])
+@pytest.mark.parametrize("rows_at_once", [folding.CHUNK_ROWS, 1])
 def test_each_threshold_is_the_largest_number_that_goes_left(
     penguins_tables: Tables, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(folding, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(folding, "CHUNK_ROWS", rows_at_once)
     model = trained(penguins_tables[0])
     pipeline = model.pipeline
     layout = folding._layout(pipeline)

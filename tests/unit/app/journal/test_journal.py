@@ -217,7 +217,7 @@ def test_a_request_and_the_thread_make_the_tables_once(journal: Journal, monkeyp
 def test_a_queue_that_nobody_empties_is_bounded(
     journal: Journal, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.journal.journal, "MOST_ROWS", 200)
+    monkeypatch.setattr(app.journal.journal, "MAX_QUEUED_ROWS", 200)
     note(journal, 203)
     assert counted(recorder) == (0, 3)
     journal.flush()
@@ -273,7 +273,7 @@ def numbers_in(rows: Rows) -> dict[str, list[int]]:
 def test_too_many_predictions_go_and_a_flood_of_feedback_pushes_none_out(
     url: str, recorder: Recorder, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.journal.journal, "ROWS_TIDIED_AT_ONCE", 7)
+    monkeypatch.setattr(app.journal.journal, "TIDY_CHUNK_ROWS", 7)
     journal = new(url, recorder, rows=50)
     put(journal, predictions, 80, now())
     put(journal, feedback, 80, now())

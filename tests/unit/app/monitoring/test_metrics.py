@@ -166,7 +166,7 @@ def test_counts_are_exact_under_concurrency_on_every_route(serving: TestClient, 
 
 
 def test_what_is_noted_is_counted_before_it_grows(serving: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.monitoring.counts, "AT_ONCE", 4)
+    monkeypatch.setattr(app.monitoring.counts, "CHUNK_REQUESTS", 4)
     recorder = serving.app.state.metrics._recorder  # type: ignore[attr-defined]
     for headers in (JSON, ORDINARY, JSON, ORDINARY, JSON):
         serving.post("/predict", json=EXAMPLE, headers=headers)

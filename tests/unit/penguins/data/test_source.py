@@ -314,7 +314,7 @@ def test_a_problem_in_any_chunk_is_named_as_it_is_in_the_first(
             expected = refusal(content)
             assert f"line {before + 2}" in expected.splitlines()[1]
             with monkeypatch.context() as patch:
-                patch.setattr(module, "ROWS_AT_ONCE", 3)
+                patch.setattr(module, "CHUNK_ROWS", 3)
                 assert refusal(content) == expected
 
 
@@ -322,7 +322,7 @@ def test_a_problem_in_any_chunk_is_named_as_it_is_in_the_first(
 def test_twenty_problems_are_all_shown_and_others_are_counted(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(module, "CHUNK_ROWS", rows_at_once)
     said = refusal(text_of(*[ADELIE.replace("39.1", "long")] * 20, *GOOD))
     assert len(said.splitlines()) == 1 + 20
     assert "more" not in said
@@ -333,7 +333,7 @@ def test_twenty_problems_are_all_shown_and_others_are_counted(
 
 
 def test_classes_are_counted_over_all_chunks(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 7)
     assert check(CSV.read_bytes()).class_counts == {"Adelie": 151, "Chinstrap": 68, "Gentoo": 123}
 
 
@@ -341,7 +341,7 @@ def test_a_value_that_fits_one_column_is_not_taken_to_fit_another(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """181 was remembered as the length of a flipper; a culmen is at most 100 mm long."""
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 3)
     said = refusal(text_of(*GOOD, ADELIE.replace("39.1", "181")))
     assert "line 32, column culmen_length_mm: '181'; the rule is a number from 10 to 100 mm" in said
 
@@ -363,10 +363,10 @@ def result_of(rows: list[str], **changed: int) -> str:
 @given(rows=st.lists(st.sampled_from([ADELIE, CHINSTRAP, GENTOO, *OTHER_ROWS, *BAD_ROWS]), max_size=40))
 def test_neither_chunks_nor_remembered_values_change_what_is_said(rows: list[str]) -> None:
     """One row at a time, with nothing remembered, each value is checked against its column."""
-    expected = result_of([*rows, *GOOD], ROWS_AT_ONCE=1, VALUES_REMEMBERED=0)
-    assert result_of([*rows, *GOOD], ROWS_AT_ONCE=3) == expected
-    assert result_of([*rows, *GOOD], VALUES_REMEMBERED=2) == expected
-    assert result_of([*rows, *GOOD], VALUES_REMEMBERED=0) == expected
+    expected = result_of([*rows, *GOOD], CHUNK_ROWS=1, CACHED_VALUES=0)
+    assert result_of([*rows, *GOOD], CHUNK_ROWS=3) == expected
+    assert result_of([*rows, *GOOD], CACHED_VALUES=2) == expected
+    assert result_of([*rows, *GOOD], CACHED_VALUES=0) == expected
 
 
 # The classes.

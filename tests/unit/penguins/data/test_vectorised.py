@@ -81,7 +81,7 @@ def found(content: bytes, bytes_at_once: int, with_arrow: bool) -> Any:
         path = Path(folder, "file.csv")
         path.write_bytes(content)
         check = columns_of_piece if with_arrow else lambda *_: None
-        with patch.object(vectorised, "columns_of_piece", check), patch.object(module, "BYTES_AT_ONCE", bytes_at_once):
+        with patch.object(vectorised, "columns_of_piece", check), patch.object(module, "CHUNK_BYTES", bytes_at_once):
             try:
                 source = check_source(path, test_size=0.2)
             except SourceError as error:
@@ -155,7 +155,7 @@ def test_a_piece_that_fits_is_not_gone_through_row_by_row(tmp_path: Path) -> Non
 
     with (
         patch.object(module._Findings, "check", check),
-        patch.object(module, "BYTES_AT_ONCE", 1000),
+        patch.object(module, "CHUNK_BYTES", 1000),
         pytest.raises(SourceError, match=rf"line {2 + 5 * len(ROWS)}, column species: 'Dodo'"),
     ):
         check_source(path, test_size=0.2)

@@ -73,7 +73,7 @@ def test_the_scores_do_not_depend_on_how_many_rows_are_predicted_at_once(
     pipeline, test = unpickle(poor), penguins_tables[1]
     expected = score(pipeline, test)
     for rows_at_once in (10, 23, 69):  # with a shorter last piece, without, and all at once
-        monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr(module, "CHUNK_ROWS", rows_at_once)
         assert score(pipeline, test) == expected, rows_at_once
 
 

@@ -96,7 +96,7 @@ def test_the_rows_of_the_base_are_copied_as_they_are(command: Command, engine: E
 
 
 def test_memory_does_not_grow_with_the_journal(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penguins.journal.export.ROWS_AT_ONCE", 200)
+    monkeypatch.setattr("penguins.journal.export.CHUNK_ROWS", 200)
 
     def peak(rows: int) -> int:
         give(engine, (label(f"{rows}-{n}", FIRST, n) for n in range(rows)))
