@@ -20,7 +20,7 @@ from typing import Any
 
 from app import SHARED_FOLDER
 from app.fast.graph import Compiled, CompileError, compiled_model
-from penguins.compatibility import ModelError, check_columns
+from penguins.compatibility import ModelError, check_columns, check_libraries
 from penguins.inference import Predictor, load_model, prove
 
 SECONDS_TO_COMPILE = 120
@@ -50,7 +50,10 @@ def load(pickled: bytes, manifest: Mapping[str, Any]) -> tuple[Predictor, str | 
     ModelError
         If the model cannot be trusted: see `penguins.inference.load_model`.
     """
-    check_columns(manifest)  # here as well: the process that compiles may find another schema.py than this one did
+    # `load_model` checks both as well, but a version that is refused is tried again every ten seconds, which must not
+    # start a process each time; and that process may find another schema.py than this one did.
+    check_libraries(manifest)
+    check_columns(manifest)
     answer = _compile_once(pickled, manifest)
     if isinstance(answer, ModelError):
         raise answer
