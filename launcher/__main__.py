@@ -88,10 +88,10 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
         say(f"Nothing is trained, because what serves cannot be trusted: {error}")
         say(f"To train without a comparison, trigger {DAG_ID} with ignore_untrusted_serving")
         serving = None
-    # Last, because no task of this DAG needs it. Without it, Airflow's home page shows the triggerer in red.
-    start_triggerer(processes)
     if serving:
         show(registry.manifest(serving), processes, api_url)
+    # Last, because no task of this DAG needs it. Without it, Airflow's home page shows the triggerer in red.
+    start_triggerer(processes)
     print(
         f"\n  Airflow      {airflow.url}   ({USER} / {PASSWORD})"
         f"\n  API          {api_url}   (Swagger UI)"

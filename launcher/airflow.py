@@ -26,6 +26,8 @@ class Airflow:
         self.client = httpx2.Client(base_url=url, trust_env=False, timeout=30)
 
     def healthy(self) -> bool:
+        # What tasks ask makes its routes at the first request, which takes seconds: here rather than in the first task.
+        self.client.get("/execution/health")
         response = self.client.get("/api/v2/monitor/health")
         return response.is_success and all(
             response.json()[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor")
@@ -69,14 +71,16 @@ class Airflow:
         run, reported = f"dags/{DAG_ID}/dagRuns/{run_id}", set()
 
         def ended() -> str | None:
-            state = self.get(run)["state"]
-            for task in sorted(self.get(f"{run}/taskInstances")["task_instances"], key=lambda t: t["end_date"] or ""):
+            tasks = self.get(f"{run}/taskInstances")["task_instances"]
+            for task in sorted(tasks, key=lambda t: t["end_date"] or ""):
                 if (
                     task["state"] in ("success", "failed", "up_for_retry")
                     and (key := (task["task_id"], task["state"], task["try_number"])) not in reported
                 ):
                     reported.add(key)
                     say(f"  {task['task_id']:<18} {task['state']:<8} {task['duration'] or 0:5.1f} s")
+            # The run's own state is a second request, which takes the tasks' time while they run.
+            state = self.get(run)["state"] if all(task["end_date"] for task in tasks) else None
             return state if state in ("success", "failed") else None
 
         if wait_until(f"the run {run_id}", ended, processes, SECONDS_TO_TRAIN) == "failed":
@@ -105,6 +109,8 @@ def _log_lines(content: list[Any]) -> Iterator[str]:
 
 def start_airflow(processes: Processes, airflow: Airflow) -> None:
     """Start the components that a run needs, wait until they are healthy, and log in."""
+    # Beside the migration, because it needs no tables before it is asked, and most of its start is imports.
+    processes.start("api-server", "airflow", "api-server")
     migrated = Path(processes.env["AIRFLOW_HOME"]) / "migrated"
     if not migrated.exists() or migrated.read_text() != version("apache-airflow"):
         say("Preparing Airflow's database")
@@ -112,7 +118,6 @@ def start_airflow(processes: Processes, airflow: Airflow) -> None:
         processes.finish("db-migrate")
         migrated.write_text(version("apache-airflow"))
     say("Starting Airflow: api-server, scheduler, dag-processor")
-    processes.start("api-server", "airflow", "api-server")
     # Without log servers, which would listen on every address. The logs are on this machine anyway.
     processes.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
     processes.start("dag-processor", "airflow", "dag-processor")

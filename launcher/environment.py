@@ -117,6 +117,7 @@ def environment(airflow_port: int, api_port: int, state: Path = LOCAL) -> dict[s
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+            "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(ROOT / "logs"),
             "API_HOST": "127.0.0.1",
             "API_PORT": str(api_port),
