@@ -109,20 +109,26 @@ def _log_lines(content: list[Any]) -> Iterator[str]:
 
 def start_airflow(processes: Processes, airflow: Airflow) -> None:
     """Start the components that a run needs, wait until they are healthy, and log in."""
-    # Beside the migration, because it needs no tables before it is asked, and most of its start is imports.
-    processes.start("api-server", "airflow", "api-server")
     migrated = Path(processes.env["AIRFLOW_HOME"]) / "migrated"
-    if not migrated.exists() or migrated.read_text() != version("apache-airflow"):
-        say("Preparing Airflow's database")
-        processes.start("db-migrate", "airflow", "db", "migrate")
-        processes.finish("db-migrate")
-        migrated.write_text(version("apache-airflow"))
+    if migrated.exists() and migrated.read_text() != version("apache-airflow"):
+        _migrate(processes, migrated)
+    processes.start("api-server", "airflow", "api-server")
+    # A new database is made beside it: most of its start is imports, and it needs no tables before it is asked.
+    if not migrated.exists():
+        _migrate(processes, migrated)
     say("Starting Airflow: api-server, scheduler, dag-processor")
     # Without log servers, which would listen on every address. The logs are on this machine anyway.
     processes.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
     processes.start("dag-processor", "airflow", "dag-processor")
     wait_until("starting Airflow", airflow.healthy, processes, SECONDS_TO_START)
     airflow.log_in()
+
+
+def _migrate(processes: Processes, migrated: Path) -> None:
+    say("Preparing Airflow's database")
+    processes.start("db-migrate", "airflow", "db", "migrate")
+    processes.finish("db-migrate")
+    migrated.write_text(version("apache-airflow"))
 
 
 def start_triggerer(processes: Processes) -> None:
