@@ -26,12 +26,14 @@ class Airflow:
         self.client = httpx2.Client(base_url=url, trust_env=False, timeout=30)
 
     def healthy(self) -> bool:
-        # What tasks ask makes its routes at the first request, which takes seconds: here rather than in the first task.
-        self.client.get("/execution/health")
         response = self.client.get("/api/v2/monitor/health")
         return response.is_success and all(
             response.json()[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor")
         )
+
+    def answers_tasks(self) -> bool:
+        """Whether the API that tasks call answers. It makes its routes at its first request, which takes seconds."""
+        return self.client.get("/execution/health").is_success
 
     def log_in(self) -> None:
         response = self.client.post("/auth/token", json={"username": USER, "password": PASSWORD})
@@ -114,12 +116,14 @@ def start_airflow(processes: Processes, airflow: Airflow) -> None:
         _migrate(processes, migrated)
     processes.start("api-server", "airflow", "api-server")
     # A new database is made beside it: most of its start is imports, and it needs no tables before it is asked.
-    if not migrated.exists():
+    if is_new := not migrated.exists():
         _migrate(processes, migrated)
     say("Starting Airflow: api-server, scheduler, dag-processor")
     # Without log servers, which would listen on every address. The logs are on this machine anyway.
     processes.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
     processes.start("dag-processor", "airflow", "dag-processor")
+    if is_new:  # a run comes at once, whose first task would wait for it
+        wait_until("starting Airflow's API", airflow.answers_tasks, processes, SECONDS_TO_START)
     wait_until("starting Airflow", airflow.healthy, processes, SECONDS_TO_START)
     airflow.log_in()
 
