@@ -208,7 +208,8 @@ class _Findings:
         return [
             f"line {line}, column {column.in_file}: {_shown(value)}; the rule is {rule}"
             for column, broken_rule, value in zip(COLUMNS, self._broken_rules, values, strict=True)
-            if (rule := broken_rule(value))
+            # Long values are not worth a cache's memory: a file may hold any number of them.
+            if (rule := broken_rule(value) if len(value) <= 100 else _broken_rule(column, value))
         ]
 
     def problems(self) -> list[str]:
