@@ -6,7 +6,16 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from penguins.schema import FEATURES, NUMBERS, TARGET, Category, Number
 
@@ -32,6 +41,14 @@ class _Record(BaseModel):
 def category(column: Category, description: str) -> tuple[Any, Any]:
     """Return the type and the field of a category. What a number or a boolean stands for takes its place."""
     kind: Any = Literal[column.values]
+    if rest := column.rest:
+        known = frozenset(column.values)
+        kind = Annotated[
+            kind,
+            BeforeValidator(lambda v: rest if isinstance(v, str) and v not in known else v),
+            WithJsonSchema({"type": "string", "examples": list(column.values)}),
+        ]
+        description += f" Any other text counts as {rest!r}."
     if meanings := column.meanings:
         kind = Annotated[kind, BeforeValidator(lambda v: meanings.get(v, v) if isinstance(v, int | float) else v)]
         description += f" Taken without quotes as well: {', '.join(map(json.dumps, meanings))}."

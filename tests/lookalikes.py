@@ -43,6 +43,7 @@ def declared(*modules: ModuleType) -> Iterator[None]:
     """Declare the table in modules that use the schema."""
     schema = {
         "COLUMNS": (*FEATURES, TARGET),
+        "TRAINED": (*FEATURES, TARGET),
         "FEATURES": FEATURES,
         "NUMBERS": tuple(c for c in FEATURES if isinstance(c, Number)),
         "CATEGORIES": tuple(c for c in FEATURES if isinstance(c, Category)),

@@ -15,7 +15,7 @@ import pytest
 from penguins.data.digest import Digest, columns_of
 from penguins.data.source import Source, check_source
 from penguins.data.warehouse import Warehouse, WarehouseError
-from penguins.schema import CATEGORIES, COLUMNS, MISSING, NUMBERS, TABLE, Number
+from penguins.schema import CATEGORIES, COLUMNS, MISSING, NUMBERS, TABLE, TRAINED, Number
 
 # Of the project's file in the raw table: what UPDATE ... SET takes, and the schema accepts.
 CHANGES = (
@@ -32,7 +32,9 @@ CHANGES = (
 
 def table_of(records: Iterable[Sequence[Any]] | pd.DataFrame) -> pa.Table:
     """Return rows of the schema's columns as the warehouse reads them: float32, dictionaries, null for missing."""
-    frame = pd.DataFrame(records, columns=[c.name for c in COLUMNS]).astype(object)
+    if not isinstance(records, pd.DataFrame):
+        records = pd.DataFrame(records, columns=[c.name for c in COLUMNS])
+    frame = records[[c.name for c in TRAINED]].astype(object)
     frame = frame.where(frame.notna() & ~frame.isin(MISSING), None)
     arrays = [
         pa.array([None if v is None else float(v) for v in frame[column.name]], pa.float32())
@@ -41,9 +43,9 @@ def table_of(records: Iterable[Sequence[Any]] | pd.DataFrame) -> pa.Table:
             pa.array([None if v is None else column.values.index(v) for v in frame[column.name]], pa.int32()),
             pa.array(column.values, pa.string()),
         )
-        for column in COLUMNS
+        for column in TRAINED
     ]
-    return pa.table(arrays, names=[c.name for c in COLUMNS])
+    return pa.table(arrays, names=[c.name for c in TRAINED])
 
 
 def digest_of(records: Iterable[Sequence[str]]) -> str:
@@ -64,9 +66,9 @@ def many_spellings(path: Path) -> Source:
             [f"{value:.{draw.randint(0, 20)}f}"[:30], repr(value), f"{value:.{draw.randint(3, 25)}e}", MISSING[0]]
         )
 
-    rows = [",".join(c.in_file for c in COLUMNS)]
+    rows = [",".join(c.in_file for c in TRAINED)]
     for row in range(3000):
-        values = [spelled(c) if isinstance(c, Number) else c.values[row % len(c.values)] for c in COLUMNS]
+        values = [spelled(c) if isinstance(c, Number) else c.values[row % len(c.values)] for c in TRAINED]
         rows.append(",".join(values))
     path.write_text("\n".join([*rows, ""]), encoding="utf-8")
     return check_source(path, test_size=0.2)
@@ -75,7 +77,7 @@ def many_spellings(path: Path) -> Source:
 def frame_of(table: pa.Table) -> pd.DataFrame:
     """Return a table as plain objects and floats, NaN for what is missing."""
     frame = table.to_pandas()
-    for column in COLUMNS:
+    for column in TRAINED:
         frame[column.name] = frame[column.name].astype("float64" if isinstance(column, Number) else object)
     return frame
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 from collections import Counter
@@ -123,10 +124,11 @@ class Number(Column):
 
 @dataclass(frozen=True, kw_only=True)
 class Category(Column):
-    """One of a few known strings."""
+    """One of a few known strings. Any other text counts as `rest`, which is one of them; without it, it is refused."""
 
     values: tuple[str, ...]
     example: str
+    rest: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,12 +141,20 @@ class Category(Column):
                 f"its values are {self.values}; they must be one or more distinct strings, none of them {NULL}. "
                 f"Wrong here: {wrong or 'no value'}"
             )
-        if self.example not in self.values:
-            raise self._wrong(f"the example is {self.example!r}; it must be {self.rule}")
+        for what, value in (("example", self.example), ("rest", self.rest or self.example)):
+            if value not in self.values:
+                raise self._wrong(f"the {what} is {value!r}; it must be one of {self._listed}")
+
+    @property
+    def _listed(self) -> str:
+        return ", ".join(map(_quoted, self.values))
 
     @property
     def rule(self) -> str:
-        return "one of " + ", ".join(map(_quoted, self.values))
+        return f"one of {self._listed}" + (f"; any other text counts as {_quoted(self.rest)}" if self.rest else "")
+
+    def accepts(self, text: str) -> bool:
+        return bool(self.rest) or text in self.values
 
     @property
     def meanings(self) -> dict[float, str]:
@@ -156,6 +166,61 @@ class Category(Column):
         found = [(_meaning(value), value) for value in self.values]
         count = Counter(meaning for meaning, _ in found)
         return {meaning: value for meaning, value in found if meaning is not None and count[meaning] == 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ignored(Column):
+    """What the file has and nobody asks for: an id, free text, a date. The raw table keeps it as it is."""
+
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """How the file is written. What is not said here is as most programs write it.
+
+    Parameters
+    ----------
+    encoding : str
+        As Python names it.
+    delimiter, quote : str
+        What stands between two values, and around a value that holds one of both.
+    decimal, thousands : str
+        How numbers are written: ``","`` and ``"."`` for 1.234,5.
+    skip : int
+        Lines before the header.
+    header : bool
+        Whether a line names the columns. Without it, they come as they are declared.
+    padded : bool
+        Whether blanks around a value mean nothing.
+    """
+
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    quote: str = '"'
+    decimal: str = "."
+    thousands: str = ""
+    skip: int = 0
+    header: bool = True
+    padded: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "encoding", codecs.lookup(self.encoding).name)
+        except LookupError:
+            raise SchemaError(
+                f"FILE names the encoding {self.encoding!r}, which Python does not know", setting="FILE"
+            ) from None
+        for name in ("delimiter", "quote", "decimal"):
+            if len(value := getattr(self, name)) != 1 or not value.isascii():
+                raise SchemaError(f"FILE: {name} is {value!r}; it must be one ASCII character", setting="FILE")
+        if self.decimal == self.thousands or self.quote == self.delimiter:
+            raise SchemaError(f"{self}: one character has two meanings", setting="FILE")
+
+    @property
+    def spells_numbers(self) -> bool:
+        """Whether a number is written as Python and the databases read it."""
+        return self.decimal == "." and not self.thousands and not self.padded
 
 
 def _meaning(text: str) -> float | None:
@@ -174,15 +239,18 @@ def _quoted(text: str) -> str:
 
 
 def checked_target(
-    columns: tuple[Number | Category, ...],
+    columns: tuple[Number | Category | Ignored, ...],
     target_name: str,
     *,
+    name: str,
     table: str,
     csv_name: str,
     missing: tuple[str, ...],
     min_accuracy: float,
 ) -> Category:
     """Return the column to predict. Raise SchemaError if the declaration of a table contradicts itself."""
+    if problem := _identifier_problem(name):
+        raise SchemaError(f"NAME {problem}", setting="NAME")
     if problem := _identifier_problem(table):
         raise SchemaError(f"TABLE {problem}", setting="TABLE")
     if not isinstance(csv_name, str) or not csv_name:
@@ -199,7 +267,7 @@ def checked_target(
             f"called one of {', '.join(RESERVED_IN_ANSWERS)}. Candidates here: {', '.join(candidates) or 'none'}",
             setting="TARGET_NAME",
         )
-    if len(columns) < 2:
+    if not [c for c in columns if c is not target and not isinstance(c, Ignored)]:
         raise SchemaError(
             f"there is no column to predict {target_name} from; declare one or more besides it", setting="COLUMNS"
         )
@@ -209,20 +277,22 @@ def checked_target(
 def _check_missing(missing: tuple[str, ...]) -> None:
     if problem := _tuple_problem(missing):
         raise SchemaError(f"MISSING is {problem}", setting="MISSING")
-    if unsafe := [t for t in missing if not isinstance(t, str) or re.search(r"""['"%\\\r\n]""", t)]:
+    if unsafe := [t for t in missing if not isinstance(t, str) or re.search(r"[\r\n]", t)]:
         raise SchemaError(
-            f"MISSING holds {unsafe}; it must hold strings without quotes, %, backslashes and line breaks",
+            f"MISSING holds {unsafe}; it must hold strings without line breaks",
             setting="MISSING",
         )
 
 
-def _check_columns(columns: tuple[Number | Category, ...], missing: tuple[str, ...]) -> None:
+def _check_columns(columns: tuple[Number | Category | Ignored, ...], missing: tuple[str, ...]) -> None:
     if problem := _tuple_problem(columns):
         raise SchemaError(f"COLUMNS is {problem}", setting="COLUMNS")
     names, headers = {RESERVED_IN_TABLE}, set()
     for column in columns:
-        if not isinstance(column, Number | Category):
-            raise SchemaError(f"COLUMNS holds {column!r}; each must be a Number or a Category", setting="COLUMNS")
+        if not isinstance(column, Number | Category | Ignored):
+            raise SchemaError(
+                f"COLUMNS holds {column!r}; each must be a Number, a Category or Ignored", setting="COLUMNS"
+            )
         # Column names are case-insensitive in MySQL and SQLite.
         if (name := column.name.lower()) in names:
             raise SchemaError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from penguins.data.records import SourceError
+from penguins.data.text import SourceError
 
 
 def file_below(path: str, *folders: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import deque
@@ -10,12 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote as quote_url
 
 from penguins.data.progress import Progress
-from penguins.data.source import Source
+from penguins.data.source import Source, read_records
 from penguins.data.warehouse import (
     MARK,
     DatabaseLostError,
@@ -26,7 +28,7 @@ from penguins.data.warehouse import (
     null_if_missing,
     refuse_foreign,
 )
-from penguins.schema import COLUMNS, TABLE, Number
+from penguins.schema import COLUMNS, FILE, TABLE, Number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,7 +119,7 @@ class MySQLWarehouse(Warehouse):
                         f"the server warns of the raw table: {warnings[0][2]}. Nothing was dropped; {_DECLARE_LESS}."
                     )
                 cursor.execute(f"DELETE FROM {table}")  # noqa: S608 - quoted above
-                cursor.execute(self._load_statement(table, "\n"), (os.devnull,))
+                cursor.execute(self._load_statement(table), (os.devnull,))
                 cursor.execute(f"SELECT COUNT(*) FROM {table}")  # noqa: S608
                 cursor.fetchall()
             finally:
@@ -134,8 +136,8 @@ class MySQLWarehouse(Warehouse):
         return f"CREATE TABLE {table} ({self.columns()}) ENGINE=InnoDB CHARACTER SET utf8mb4 COMMENT='{MARK}'"
 
     def bulk_load(self, cursor: Any, source: Source, progress: Progress) -> None:
-        with _watched(source, progress):
-            cursor.execute(self._load_statement(self.quote(TABLE), source.line_ending), (source.path,))
+        with _watched(source, progress), _readable(source) as path:
+            cursor.execute(self._load_statement(self.quote(TABLE), source if source.as_it_is else None), (path,))
         # LOCAL turns errors into warnings: a bad number becomes 0, a long string is truncated.
         cursor.execute("SHOW COUNT(*) WARNINGS")
         if count := int(cursor.fetchone()[0]):
@@ -143,16 +145,20 @@ class MySQLWarehouse(Warehouse):
             shown = "\n".join(str(message) for _, _, message in cursor.fetchall())
             raise LoadError(f"MySQL gave {count} warnings while loading {source.path}; nothing was committed:\n{shown}")
 
-    def _load_statement(self, table: str, line_ending: str) -> str:
+    def _load_statement(self, table: str, source: Source | None = None) -> str:
+        """Return the statement that loads a file as it is, or without one what `_readable` writes."""
+        columns = {c.name: c for c in COLUMNS}
         # Strings are loaded directly and numbers through variables: if every column were a variable, MySQL would not
         # warn of a short row.
-        targets = [f"@{c.name}" if isinstance(c, Number) else self.quote(c.name) for c in COLUMNS]
+        in_file = [columns[name] for name in (source.columns if source else columns)]
+        targets = [f"@{c.name}" if isinstance(c, Number) else self.quote(c.name) for c in in_file]
         numbers = [f"{self.quote(c.name)} = {null_if_missing(f'@{c.name}')}" for c in COLUMNS if isinstance(c, Number)]
-        ending = {"\n": r"\n", "\r\n": r"\r\n"}[line_ending]
+        delimiter, quote = (FILE.delimiter, FILE.quote) if source else (",", '"')
+        ending = source.line_ending if source else "\n"
         return (
             f"LOAD DATA LOCAL INFILE %s INTO TABLE {table} CHARACTER SET utf8mb4"
-            " FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY ''"
-            f" LINES TERMINATED BY '{ending}' IGNORE 1 LINES"
+            f" FIELDS TERMINATED BY {_hex(delimiter)} OPTIONALLY ENCLOSED BY {_hex(quote)} ESCAPED BY ''"
+            f" LINES TERMINATED BY {_hex(ending)} IGNORE {source.first_row - 1 if source else 0} LINES"
             f" ({', '.join(targets)})" + (f" SET {', '.join(numbers)}" if numbers else "")
         )
 
@@ -229,6 +235,41 @@ class MySQLWarehouse(Warehouse):
         self.hook.local_infile = True
         with super().cursor(schema) as cursor:
             yield cursor
+
+
+def _hex(text: str) -> str:
+    return f"x'{text.encode().hex()}'"
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[str]:
+    """Yield a path from which LOAD DATA reads the file's values: the file, or a pipe with them in plain CSV."""
+    if source.as_it_is:
+        yield source.path
+        return
+    failed: list[Exception] = []
+
+    def write() -> None:
+        try:
+            with pipe.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(read_records(source))
+        except BrokenPipeError:  # nobody reads it any more, and whoever did has said why
+            pass
+        except Exception as error:
+            failed.append(error)
+
+    with TemporaryDirectory() as folder:
+        pipe = Path(folder, "rows.csv")
+        os.mkfifo(pipe)
+        writer = Thread(target=write, daemon=True)
+        writer.start()
+        try:
+            yield str(pipe)
+        finally:
+            os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))  # if nobody has read it, the writer waits for one
+            writer.join()
+    if failed:
+        raise failed[0]
 
 
 @contextmanager

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
@@ -15,19 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penguins.data.progress import Progress
-from penguins.data.records import Lines, SourceError, check_header, records
-from penguins.files import opened
-from penguins.schema import COLUMNS, MISSING, TARGET, Category, Number
+from penguins.data.records import lines_of, plain, plain_number, records
+from penguins.data.text import UTF8, SourceError, check_is_text
+from penguins.schema import COLUMNS, FILE, MISSING, TARGET, TRAINED, Category, Ignored, Number
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PROBLEMS_SHOWN = 20
+VALUES_SHOWN = 5  # of a column, so that one does not hide the others
 # Each of the ten folds of cross-validation needs at least one row of each class.
 MIN_ROWS_PER_CLASS = 10
 CHUNK_ROWS = 10_000
 CHUNK_BYTES = 2**20
-MAX_LINE_BYTES = 2**20  # bytes: one without an end would fill the memory
+LOOK_MISSING = ("", "na", "n/a", "nan", "null", "none", "nil", "?", "-", "--", "\\n", "#n/a", "unknown", "missing")
 CACHED_VALUES = 100_000
 
 # What Python, MySQL and SQLite all read as the same number: no "1_000", no "nan", no padding.
@@ -48,11 +48,17 @@ class Source:
     rows_sha256 : str
         Of the rows as they are trained on: `penguins.data.digest`.
     line_ending : str
-        ``"\\n"`` or ``"\\r\\n"``, the same on every line.
+        ``"\\n"`` or ``"\\r\\n"``, of line 1.
     class_counts : dict of str to int
         Rows of each class that have at least one measurement.
     constant : dict of str to (str or None)
         Columns with a single value, and that value; None if it is missing in every row.
+    columns : sequence of str
+        All columns, in the file's order.
+    first_row : int
+        The line at which the records begin.
+    as_it_is : bool
+        Whether a database's own loader reads the same values from the file as the check did.
     """
 
     path: str
@@ -62,6 +68,9 @@ class Source:
     line_ending: str
     class_counts: dict[str, int]
     constant: dict[str, str | None]
+    columns: Sequence[str] = tuple(c.name for c in COLUMNS)
+    first_row: int = 2
+    as_it_is: bool = True
 
 
 def sha256_of(path: Path) -> str:
@@ -105,25 +114,17 @@ def check_source(path: Path, test_size: float) -> Source:
     """
     from penguins.data import vectorised  # Arrow, which the tasks that only need a `Source` do without
 
-    try:
-        with opened(path, os.O_RDONLY) as file:
-            line_ending = "\r\n" if file.readline(MAX_LINE_BYTES).endswith(b"\r\n") else "\n"
-    except OSError as error:
-        raise SourceError(
-            f"cannot read {path}: {error.strerror or error}. Set the param csv_path to the path of a CSV file."
-        ) from error
-
+    check_is_text(path)
     sha256, line_count = _read_through(path)
     found = _Findings()
     progress = Progress("checked", max(line_count - 1, 1), "lines")
-    with path.open("rb") as file:
-        lines = Lines(path, file, line_ending)
-        check_header(path, lines)
+    with lines_of(path) as (lines, columns):
+        first_row = lines.number + 1
         while piece := lines.take(CHUNK_BYTES):
-            if columns := vectorised.columns_of_piece(piece, line_ending):
-                found.add(columns)
+            if fitting := vectorised.columns_of_piece(piece, lines.ending, columns):
+                found.add(fitting)
             else:
-                one_by_one = records(path, lines, until=lines.put_back(piece))
+                one_by_one = records(path, lines, columns, until=lines.put_back(piece))
                 while rows := list(islice(one_by_one, CHUNK_ROWS)):
                     found.check(rows)
             progress.at(found.rows)
@@ -139,20 +140,21 @@ def check_source(path: Path, test_size: float) -> Source:
         rows=found.rows,
         sha256=sha256,
         rows_sha256=found.digest.hexdigest(),
-        line_ending=line_ending,
+        line_ending=lines.ending,
         class_counts={name: class_counts[name] for name in TARGET.values if class_counts[name]},
         constant=found.constant(),
+        columns=columns,
+        first_row=first_row,
+        as_it_is=lines.alike and FILE.encoding in UTF8 and FILE.spells_numbers and first_row > 1,
     )
 
 
 def read_records(source: Source) -> Iterator[list[str]]:
-    """Yield the values of each record of a checked file, in the file's order."""
+    """Yield the values of each record of a checked file, in the file's order, with plain numbers."""
     path = Path(source.path)
-    with path.open("rb") as file:
-        lines = Lines(path, file, source.line_ending)
-        check_header(path, lines)
-        for _, values in records(path, lines):
-            yield values
+    with lines_of(path) as (lines, columns):
+        for _, values in records(path, lines, columns):
+            yield plain(values)
 
 
 class _Findings:
@@ -165,10 +167,11 @@ class _Findings:
         self.digest = Digest()
         self.class_counts: Counter[str] = Counter()
         # Of each column, values that it has: of a number at least two if there are two, of a category all.
-        self._seen: list[set[float | int]] = [set() for _ in COLUMNS]
+        self._seen: list[set[float | int]] = [set() for _ in TRAINED]
         self._broken_rules = [lru_cache(CACHED_VALUES)(partial(_broken_rule, column)) for column in COLUMNS]
-        self._problems: list[str] = []
-        self._problem_count = 0
+        # By column, then by what is wrong: its first line, and in how many rows.
+        self._problems: dict[str, dict[str, list[int]]] = {}
+        self._others: Counter[str] = Counter()
 
     def add(self, columns: list[pa.Array]) -> None:
         """Take rows that fit the schema, as `Digest.add` does."""
@@ -179,11 +182,11 @@ class _Findings:
 
         self.rows += len(columns[0])
         self.digest.add(columns)
-        rows = pa.RecordBatch.from_arrays(columns, [c.name for c in COLUMNS])
+        rows = pa.RecordBatch.from_arrays(columns, [c.name for c in TRAINED])
         # Not by numpy: on its way there, pyarrow would import pandas.
         for found in pc.value_counts(clean(rows)[TARGET.name]).to_pylist():
             self.class_counts[TARGET.values[found["values"]]] += found["counts"]
-        for column, seen, values in zip(COLUMNS, self._seen, columns, strict=True):
+        for column, seen, values in zip(TRAINED, self._seen, columns, strict=True):
             some = pc.min_max(values).values() if isinstance(column, Number) else pc.unique(values)
             seen.update(value.as_py() for value in some if value.is_valid)
 
@@ -193,35 +196,50 @@ class _Findings:
 
         fitting = []
         for line, values in records:
-            if problems := self._problems_of(line, values):
+            if problems := self._problems_of(values):
                 self.rows += 1
-                self._problem_count += len(problems)
-                self._problems += problems[: PROBLEMS_SHOWN - len(self._problems)]
+                for column, problem in problems:
+                    self._note(line, column, problem)
             else:
-                fitting.append(values)
+                fitting.append(plain(values))
         if fitting:
             self.add(columns_of(fitting))
 
-    def _problems_of(self, line: int, values: list[str]) -> list[str]:
+    def _problems_of(self, values: list[str]) -> list[tuple[str, str]]:
         if len(values) != len(COLUMNS):
-            return [f"line {line}: {len(values)} values; the rule is {len(COLUMNS)}, one for each column"]
+            return [("", f"{len(values)} values; the rule is {len(COLUMNS)}, one for each column")]
         return [
-            f"line {line}, column {column.in_file}: {_shown(value)}; the rule is {rule}"
+            (column.in_file, f"{_shown(value)}; the rule is {rule}")
             for column, broken_rule, value in zip(COLUMNS, self._broken_rules, values, strict=True)
             # Long values are not worth a cache's memory: a file may hold any number of them.
             if (rule := broken_rule(value) if len(value) <= 100 else _broken_rule(column, value))
         ]
 
+    def _note(self, line: int, column: str, problem: str) -> None:
+        known = self._problems.setdefault(column, {})
+        if problem in known:
+            known[problem][1] += 1
+        elif len(known) < VALUES_SHOWN and len(self._problems) <= PROBLEMS_SHOWN:
+            known[problem] = [line, 1]
+        else:
+            self._others[column] += 1
+
     def problems(self) -> list[str]:
-        """Return the first problems, and how many more there are."""
-        more = self._problem_count - len(self._problems)
-        return [*self._problems, *([f"... and {more} more"] if more else [])]
+        """Return what is wrong, each once, with its first line; and how much more there is of each column."""
+        listed = []
+        for column, problems in self._problems.items():
+            for problem, (line, rows) in problems.items():
+                where = f"line {line}, column {column}" if column else f"line {line}"
+                listed.append(f"{where}: {problem}" + (f" (in {rows:,} rows)" if rows > 1 else ""))
+            if more := self._others[column]:
+                listed.append(f"... and {more:,} more" + (f" in column {column}" if column else ""))
+        return listed
 
     def constant(self) -> dict[str, str | None]:
         """Return the columns with a single value, which is given as text, or with none."""
         return {
             column.name: next((_text(column, value) for value in seen), None)
-            for column, seen in zip(COLUMNS, self._seen, strict=True)
+            for column, seen in zip(TRAINED, self._seen, strict=True)
             if len(seen) <= 1
         }
 
@@ -230,14 +248,21 @@ def _text(column: Number | Category, value: float | int) -> str:
     return f"{value:.7g}" if isinstance(column, Number) else column.values[int(value)]
 
 
-def _broken_rule(column: Number | Category, value: str) -> str | None:
+def _broken_rule(column: Number | Category | Ignored, value: str) -> str | None:
+    if not value.isascii() and any("\udc80" <= c <= "\udcff" for c in value):
+        return f"{FILE.encoding.upper()}; save the file in that encoding, or name its own in FILE"
+    if isinstance(column, Ignored):
+        return None
     if value in MISSING:
         return f"that a value must be present ({column.rule})" if column.required else None
-    if not value.isascii() and any("\udc80" <= c <= "\udcff" for c in value):
-        return "UTF-8; save the file in that encoding"
-    if isinstance(column, Category):
-        return None if value in column.values else column.rule
-    return None if _is_number(column, value) else column.rule
+    fits = column.accepts(value) if isinstance(column, Category) else _is_number(column, plain_number(value))
+    if fits:
+        return None
+    return f"{column.rule}; if it means a missing value, add it to MISSING" if _looks_missing(value) else column.rule
+
+
+def _looks_missing(value: str) -> bool:
+    return value.strip().strip("()<>").lower() in LOOK_MISSING
 
 
 def _shown(value: str) -> str:
@@ -255,7 +280,8 @@ def _check_classes(path: Path, counts: Counter[str], test_size: float) -> None:
     if few:
         raise SourceError(
             f"{path}: rows with a measurement by {TARGET.in_file} are {listed}; "
-            f"each class that occurs needs {MIN_ROWS_PER_CLASS}; too few rows are of {', '.join(few)}"
+            f"each class that occurs needs {MIN_ROWS_PER_CLASS}; too few rows are of {', '.join(few)}. Add rows, "
+            "merge such a class with another in the file, or remove its rows"
         )
     rows = counts.total()
     held_out = math.ceil(rows * test_size)

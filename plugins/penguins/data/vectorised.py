@@ -8,29 +8,39 @@ quotes, with white space around a number, with infinity or NaN.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from penguins.schema import COLUMNS, MISSING, Category, Number
+from penguins.data.digest import indices_of
+from penguins.schema import COLUMNS, FILE, MISSING, TRAINED, Category, Number
 
 # A value longer than csv.field_size_limit() is refused. Its line would fill one of these windows.
 WINDOW = 2**16
 _CATEGORY = pa.dictionary(pa.int32(), pa.string())
-_PADDED = re.compile(rb"^[ \t]|[ \t](?:[,\r\n]|\Z)|[,\n][ \t]")
+_BLANKS = " \t".replace(FILE.delimiter, "")
+_PADDED = re.compile(
+    rf"^[{_BLANKS}]|[{_BLANKS}]([\r\n{re.escape(FILE.delimiter)}]|\Z)|[\n{re.escape(FILE.delimiter)}][{_BLANKS}]".encode()
+)
 
 
-def columns_of_piece(piece: bytes, line_ending: str) -> list[pa.Array] | None:
-    """Return a piece of whole lines as `Digest.add` takes it, or None if it has to be checked row by row."""
+def columns_of_piece(piece: bytes, line_ending: str, names: Sequence[str]) -> list[pa.Array] | None:
+    """Return a piece of whole lines as `Digest.add` takes it, or None if it has to be checked row by row.
+
+    `names` are those of all columns, in the file's order.
+    """
     if not _is_plain(piece, line_ending):
         return None
     try:
-        table = _read(piece)
-    except pa.ArrowInvalid:  # too few or too many values, no number, no UTF-8
+        table = _read(piece, names)
+        if len(TRAINED) < len(COLUMNS):
+            piece.decode()  # Arrow does not look into the others
+    except (pa.ArrowInvalid, UnicodeDecodeError):  # too few or too many values, no number, no UTF-8
         return None
     columns = []
-    for column in COLUMNS:
+    for column in TRAINED:
         values = table[column.name]
         fitting = _numbers(column, values) if isinstance(column, Number) else _categories(column, values)
         if fitting is None:
@@ -42,20 +52,31 @@ def columns_of_piece(piece: bytes, line_ending: str) -> list[pa.Array] | None:
 def _is_plain(piece: bytes, line_ending: str) -> bool:
     """Whether a record is a line, and a value what stands between two commas, with no white space around it."""
     line_feeds, returns = piece.count(b"\n"), piece.count(b"\r")
-    if b'"' in piece or returns != (0 if line_ending == "\n" else line_feeds) or returns != piece.count(b"\r\n"):
+    if (
+        FILE.thousands
+        or FILE.quote.encode() in piece
+        or returns != (0 if line_ending == "\n" else line_feeds)
+        or returns != piece.count(b"\r\n")
+    ):
         return False
-    if (b" " in piece or b"\t" in piece) and _PADDED.search(piece):
+    if any(blank.encode() in piece for blank in _BLANKS) and _PADDED.search(piece):
         return False
     return all(piece.find(b"\n", at, at + WINDOW) >= 0 for at in range(0, len(piece) - WINDOW, WINDOW))
 
 
-def _read(piece: bytes) -> pa.Table:
-    types = {c.name: pa.float64() if isinstance(c, Number) else _CATEGORY for c in COLUMNS}
+def _read(piece: bytes, names: Sequence[str]) -> pa.Table:
+    types = {c.name: pa.float64() if isinstance(c, Number) else _CATEGORY for c in TRAINED}
     return pacsv.read_csv(
         pa.BufferReader(piece),
-        read_options=pacsv.ReadOptions(column_names=list(types), use_threads=False),
-        parse_options=pacsv.ParseOptions(quote_char=False, ignore_empty_lines=False),
-        convert_options=pacsv.ConvertOptions(column_types=types, null_values=list(MISSING), strings_can_be_null=False),
+        read_options=pacsv.ReadOptions(column_names=list(names), use_threads=False),
+        parse_options=pacsv.ParseOptions(delimiter=FILE.delimiter, quote_char=False, ignore_empty_lines=False),
+        convert_options=pacsv.ConvertOptions(
+            column_types=types,
+            include_columns=list(types),
+            null_values=list(MISSING),
+            strings_can_be_null=False,
+            decimal_point=FILE.decimal,
+        ),
     )
 
 
@@ -70,10 +91,11 @@ def _numbers(column: Number, values: pa.ChunkedArray) -> pa.Array | None:
 
 
 def _categories(column: Category, values: pa.ChunkedArray) -> pa.Array | None:
-    accepted, indices = pa.array(column.values), []
+    indices = []
     for chunk in values.chunks:
         found = set(chunk.dictionary.to_pylist())
-        if not found.issubset(column.values if column.required else (*column.values, *MISSING)):
+        missing = found.intersection(MISSING)
+        if (missing and column.required) or not all(map(column.accepts, found - missing)):
             return None
-        indices.append(pc.index_in(chunk.dictionary, accepted).take(chunk.indices))
+        indices.append(indices_of(column, chunk.dictionary).take(chunk.indices))
     return pa.concat_arrays(indices)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from penguins.data.progress import Progress
 from penguins.data.source import Source, sha256_of
-from penguins.schema import COLUMNS, MISSING, TABLE, Category, Number
+from penguins.schema import COLUMNS, MISSING, TABLE, TRAINED, Category, Ignored, Number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,7 +136,7 @@ class Warehouse(ABC):
 
         progress = Progress("read", source.rows)
         pieces, done, digest = [], 0, Digest()
-        for piece in self.pieces(", ".join(self.quote(c.name) for c in COLUMNS)):
+        for piece in self.pieces(", ".join(self.quote(c.name) for c in TRAINED)):
             pieces.append(compact(piece))
             columns = [column.combine_chunks() for column in pieces[-1].columns]
             digest.add([c.indices if pa.types.is_dictionary(c.type) else c for c in columns])
@@ -159,12 +159,12 @@ class Warehouse(ABC):
         """Yield the table in its order, with columns as the database's client returns them."""
         import pyarrow as pa
 
-        types = [pa.float64() if isinstance(c, Number) else pa.string() for c in COLUMNS]
+        types = [pa.float64() if isinstance(c, Number) else pa.string() for c in TRAINED]
         with self.cursor() as cursor:
             cursor.execute(f"SELECT {names} FROM {self.quote(TABLE)} ORDER BY row_id")  # noqa: S608
             while rows := cursor.fetchmany(self.rows_per_piece):
                 arrays = [pa.array(values, t) for values, t in zip(zip(*rows, strict=True), types, strict=True)]
-                yield pa.table(arrays, names=[c.name for c in COLUMNS])
+                yield pa.table(arrays, names=[c.name for c in TRAINED])
 
     @contextmanager
     def cursor(self, schema: str | None = None) -> Iterator[Any]:
@@ -207,15 +207,17 @@ def refuse_foreign(schema: str, foreign: list[str], drop_foreign: bool) -> None:
         )
 
 
-def sql_type(column: Number | Category) -> str:
+def sql_type(column: Number | Category | Ignored) -> str:
     if isinstance(column, Number):
         return "DOUBLE"
+    if isinstance(column, Ignored) or column.rest:  # of any length
+        return "MEDIUMTEXT"  # apart from the row, which it does not make too wide
     return f"VARCHAR({max(map(len, (*column.values, *MISSING)))})"
 
 
 def null_if_missing(value: str) -> str:
-    for token in MISSING:
-        value = f"NULLIF({value}, '{token}')"
+    for token in MISSING:  # in hexadecimal, so that a server's mode has no say in what a backslash means
+        value = f"NULLIF({value}, _utf8mb4 x'{token.encode().hex()}')"
     return value
 
 
@@ -224,14 +226,15 @@ def compact(piece: pa.Table) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from penguins.data.digest import indices_of
+
     arrays = []
-    for column in COLUMNS:
+    for column in TRAINED:
         values = piece[column.name].combine_chunks()
         if isinstance(column, Number):
             arrays.append(pc.cast(values, pa.float32(), safe=False))
             continue
-        accepted = pa.array(column.values, values.type)
-        indices = pc.index_in(values, value_set=accepted)
+        indices = indices_of(column, values)
         missing = pc.is_in(values, value_set=pa.array([*MISSING, None], values.type))
         unknown = pc.filter(values, pc.and_not(pc.is_null(indices), missing))
         if len(unknown):
@@ -239,8 +242,8 @@ def compact(piece: pa.Table) -> pa.Table:
                 f"{TABLE} holds {unknown[0].as_py()!r} in the column {column.name}; it must be {column.rule}. "
                 "Trigger the DAG again to reload the file."
             )
-        arrays.append(pa.DictionaryArray.from_arrays(indices, accepted.cast(pa.string())))
-    return pa.table(arrays, names=[c.name for c in COLUMNS])
+        arrays.append(pa.DictionaryArray.from_arrays(indices, pa.array(column.values, pa.string())))
+    return pa.table(arrays, names=[c.name for c in TRAINED])
 
 
 def error_code(error: Exception) -> int | None:

@@ -85,6 +85,8 @@ def evaluate(
 def _described(column: Number | Category) -> dict[str, Any]:
     described = {"kind": type(column).__name__.lower(), **asdict(column)}
     del described["header"]  # which is the file's, and no matter of the model
+    if not described.get("rest", True):
+        del described["rest"]
     return described
 
 

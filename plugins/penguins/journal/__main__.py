@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
+from penguins.data.text import UTF8
 from penguins.journal.export import write_csv
 from penguins.journal.tables import URL, JournalError, engine_of, feedback, file_of
+from penguins.schema import FILE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,11 +58,13 @@ def _export(engine: Engine, target: Path | None, base: Path | None) -> str:
     beside = target.with_name(f"{target.name}.new") if target else None
     try:
         if beside:
-            with beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            with beside.open("w", encoding=FILE.encoding, errors="surrogateescape", newline="") as file:
                 count, before = write_csv(file, engine, base)
                 file.flush()
                 os.fsync(file.fileno())
         else:
+            if FILE.encoding not in UTF8 and isinstance(sys.stdout, TextIOWrapper):
+                sys.stdout.reconfigure(encoding=FILE.encoding)
             count, before = write_csv(sys.stdout, engine, base)
             sys.stdout.flush()
         if not count:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import unicodedata
 from pathlib import Path
 from typing import IO, Any
 
 from sqlalchemy import Engine, select
 
+from penguins.data.records import lines_of, records, writer_of
+from penguins.data.text import SourceError
 from penguins.journal.tables import SEQ, JournalError, feedback
-from penguins.schema import COLUMNS, MISSING
+from penguins.schema import COLUMNS, FILE, MISSING, TRAINED, Ignored
 
 ABSENT = "NA" if "NA" in MISSING else next(iter(MISSING), "")
 CHUNK_ROWS = 10_000
-HEADER = [c.header for c in COLUMNS]
 
 
 def write_csv(file: IO[str], engine: Engine, base: Path | None) -> tuple[int, int]:
     """Write the predictions behind the rows of another CSV, and return how many they are, and how many these."""
-    writer, before, count = csv.writer(file, lineterminator="\n"), 0, 0
-    writer.writerow(HEADER)
+    writer, before, count = writer_of(file), 0, 0
     if base:
         before = _copy_rows(base, writer)
-    columns = [feedback.c[c.name] for c in COLUMNS]
+    columns = [feedback.c[c.name] for c in TRAINED]
+    places = [None if isinstance(c, Ignored) else TRAINED.index(c) for c in COLUMNS]
     query = select(*columns).order_by(feedback.c[SEQ]).execution_options(yield_per=CHUNK_ROWS)
     with engine.connect() as connection:
         for rows in connection.execute(query).partitions():
-            writer.writerows([[ABSENT if value is None else _short(value) for value in row] for row in rows])
+            writer.writerows([["" if place is None else _text(row[place]) for place in places] for row in rows])
             count += len(rows)
     return count, before
 
@@ -35,18 +34,20 @@ def write_csv(file: IO[str], engine: Engine, base: Path | None) -> tuple[int, in
 def _copy_rows(base: Path, writer: Any) -> int:
     """Copy the rows of a CSV as they are: the DAG checks them. JournalError if its header is not the schema's."""
     count = 0
-    with base.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        try:
-            if [unicodedata.normalize("NFC", name) for name in next(rows, [])] != HEADER:
-                raise JournalError(f"{base}: the first line must be {','.join(HEADER)}")
-            for row in rows:
-                writer.writerow(row)
+    try:
+        with lines_of(base) as (lines, columns):
+            for _, values in records(base, lines, columns):
+                writer.writerow(values)
                 count += 1
-        except csv.Error as error:
-            raise JournalError(f"{base}, line {rows.line_num}: {error}") from error
+    except SourceError as error:
+        raise JournalError(error) from error
     return count
 
 
-def _short(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _text(value: Any) -> Any:
+    """Return a value as the file has it."""
+    if value is None:
+        return ABSENT
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else str(value).replace(".", FILE.decimal)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penguins.evaluation.accuracy import wilson
-from penguins.schema import COLUMNS, Number
+from penguins.schema import TRAINED, Number
 
 MISTAKES_LISTED = 30
 FEATURES_LISTED = 40
@@ -76,7 +76,7 @@ def mark(index: int) -> dict[str, int]:
 
 def axis_title(name: str) -> str:
     """Return a column's name, with its unit unless the name ends with it."""
-    unit = next(c.unit for c in COLUMNS if isinstance(c, Number) and c.name == name)
+    unit = next(c.unit for c in TRAINED if isinstance(c, Number) and c.name == name)
     return name if name.endswith(f"_{unit}") or not unit else f"{name} ({unit})"
 
 

@@ -28,7 +28,7 @@ from penguins.report.figures import (
     percent,
     scatter_plot,
 )
-from penguins.schema import COLUMNS, TARGET, Number
+from penguins.schema import TARGET, TRAINED, Number
 
 # A report holds inline styles and images, and loads nothing. Only pages of the same origin may frame it.
 HEADERS = {
@@ -84,7 +84,7 @@ def render(
         metrics=metrics,
         classes=classes,
         target=TARGET,
-        columns=[{"column": c, "number": isinstance(c, Number)} for c in COLUMNS],
+        columns=[{"column": c, "number": isinstance(c, Number)} for c in TRAINED],
         right=right,
         held_out=held_out,
         inspected=sum(tenth["rows"] for tenth in manifest["calibration"]),

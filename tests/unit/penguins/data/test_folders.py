@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from penguins.data.folders import file_below
-from penguins.data.records import SourceError
 from penguins.data.source import check_source
+from penguins.data.text import SourceError
 
 
 @pytest.fixture
@@ -53,6 +53,6 @@ def test_a_first_line_that_is_no_header_is_not_quoted(tmp_path: Path) -> None:
     file = tmp_path / "file.csv"
     for line in ("U1NlY3JldCE=", "root:x:0:0,secret", "species," + "secret," * 1000):
         file.write_text(f"{line}\n")
-        with pytest.raises(SourceError, match=r"the header is not that of this table: [01] of its names") as refused:
+        with pytest.raises(SourceError, match=r"the header is not that of this table: [01] of its 7 names") as refused:
             check_source(file, test_size=0.2)
         assert "ecret" not in str(refused.value)

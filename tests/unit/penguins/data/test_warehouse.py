@@ -429,7 +429,7 @@ def test_a_file_that_changed_is_named_with_both_checksums_and_loads_nothing(
 
 
 def test_a_row_with_another_number_of_values_keeps_what_was_there(loaded: Warehouse, tmp_path: Path) -> None:
-    for row in ("Gentoo,Biscoe,46.1", f"{GENTOO},2007", ""):
+    for row in ("Gentoo,Biscoe,46.1", f"{GENTOO},2007"):
         with pytest.raises(ValueError, match=r"zip\(\) argument 2 is (shorter|longer)"):
             loaded.load(source_of(tmp_path / "x.csv", GENTOO, row))
         assert count(loaded) == 344

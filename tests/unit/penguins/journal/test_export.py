@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert
 
+from penguins.column_types import FileFormat, Ignored
+from penguins.data import records
 from penguins.data.source import check_source, read_records
+from penguins.journal import export
 from penguins.journal.__main__ import main
 from penguins.journal.export import ABSENT, write_csv
 from penguins.journal.tables import ID, TIME, URL, engine_of, feedback, make_tables
@@ -112,6 +115,27 @@ def test_memory_does_not_grow_with_the_journal(engine: Engine, monkeypatch: pyte
     assert peak(8_000) < 1.5 * peak(1_000)
 
 
+def test_the_file_is_written_as_the_declaration_says_that_the_tables_files_are(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = FileFormat(encoding="utf-16", delimiter=";", decimal=",", skip=2)
+    unused = Ignored(name="studied_by")
+    for module in (records, export):
+        monkeypatch.setattr(module, "FILE", form)
+        monkeypatch.setattr(module, "COLUMNS", (unused, *COLUMNS))
+    give(engine, [label("a", FIRST, culmen_length_mm=46.1, body_mass_g=4500.0)])
+    path = tmp_path / "all.csv"
+    with path.open("w", encoding=form.encoding, newline="") as file:
+        assert write_csv(file, engine, None) == (1, 0)
+    header, row = path.read_text(form.encoding).splitlines()[2:]
+    assert header == f"studied_by;{';'.join(c.header for c in COLUMNS)}"
+    assert row == f";{FIRST};Biscoe;46,1;13,2;211;4500;FEMALE"
+    with records.lines_of(path) as (lines, columns):
+        assert columns == ["studied_by", *(c.name for c in COLUMNS)]
+        [(line, values)] = records.records(path, lines, columns)
+    assert (line, values) == (4, row.split(";"))
+
+
 def test_what_cannot_be_exported_is_said(
     command: Command, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +152,7 @@ def test_what_cannot_be_exported_is_said(
     wrong.write_text("a,b\n")
     before = target.read_text()
     said = command("export", target, "--base", wrong)[2]
-    assert f"{wrong}: the first line must be {CSV.read_text().splitlines()[0]}" in said
+    assert f"{wrong}, line 1: the header is not that of this table: 0 of its 7 names are there" in said
     assert f"{tmp_path}/none.csv: No such file" in command("export", target, "--base", tmp_path / "none.csv")[2]
     assert "none/all.csv.new: No such file" in command("export", tmp_path / "none" / "all.csv")[2]
     assert f"{tmp_path}/none.db is not there" in command("export", "--url", f"sqlite:///{tmp_path}/none.db")[2]

@@ -29,7 +29,7 @@ from penguins.report.figures import (
     ticks,
 )
 from penguins.report.page import accuracies, render
-from penguins.schema import COLUMNS, NUMBERS, TARGET, Category, Number
+from penguins.schema import FEATURES, NUMBERS, TARGET, TRAINED, Category, Number
 
 Trained = tuple[bytes, dict[str, Any]]
 Publish = Callable[[], dict[str, Any]]
@@ -156,7 +156,7 @@ def test_the_marks_of_an_axis_differ_also_where_the_numbers_hardly_do() -> None:
 def test_an_axis_says_the_unit_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert axis_title("body_mass_g") == "body_mass_g"
     column = dataclasses.replace(NUMBERS[0], name="length")
-    monkeypatch.setattr(figures, "COLUMNS", (column,))
+    monkeypatch.setattr(figures, "TRAINED", (column,))
     assert axis_title("length") == f"length ({column.unit})"
 
 
@@ -210,7 +210,7 @@ def test_the_page_says_what_the_manifest_says(manifest: dict[str, Any]) -> None:
     ):
         assert said in text, said
     for name, missing in manifest["data"]["missing"].items():
-        column = next(c for c in COLUMNS if c.name == name)
+        column = next(c for c in (TARGET, *FEATURES) if c.name == name)
         target = " This is the target." if column is TARGET else ""
         assert f"{name} {column.description}{target} {missing} {column.rule}" in text
     assert "Chinstrap 2 12 0" in text
@@ -295,10 +295,10 @@ def test_the_page_is_accessible_needs_nothing_else_and_is_always_the_same(manife
 def test_what_comes_from_outside_is_escaped(manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     values = (AWKWARD, *TARGET.values[1:])
     target = dataclasses.replace(TARGET, values=values, description=AWKWARD)
-    columns = tuple(target if c is TARGET else dataclasses.replace(c, description=AWKWARD) for c in COLUMNS)
+    columns = tuple(target if c is TARGET else dataclasses.replace(c, description=AWKWARD) for c in TRAINED)
     monkeypatch.setattr(page_module, "TARGET", target)
     for module in (page_module, figures):
-        monkeypatch.setattr(module, "COLUMNS", columns)
+        monkeypatch.setattr(module, "TRAINED", columns)
     of = {**manifest["metrics"]["per_class"]}
     of[AWKWARD] = of.pop(TARGET.values[0])
     changed = {
@@ -343,7 +343,7 @@ def test_any_number_of_classes_and_columns_stays_readable_and_small(
     )
     monkeypatch.setattr(page_module, "TARGET", target)
     for module in (page_module, figures):
-        monkeypatch.setattr(module, "COLUMNS", (target, *features))
+        monkeypatch.setattr(module, "TRAINED", (target, *features))
     matrix = [[1000 if i == j else int(j == 0) for j in range(classes)] for i in range(classes)]
     scores = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "rows": 1000}
     changed = {
