@@ -47,10 +47,10 @@ from app.settings import Settings
 from app.versions import health
 from app.versions import routes as versions
 from penguins.registry import Registry
-from penguins.schema import EXAMPLE
+from penguins.schema import EXAMPLE, NAME
 
 DESCRIPTION = (
-    "Predicts with the model that the Airflow DAG `modelo_penguin` published last. "
+    f"Predicts with the model that the Airflow DAG `{NAME}` published last. "
     "Each response names the version that made it. For people there is [a form](try)."
 )
 Counted = Annotated[bool, Query(description="False for what-if questions, which are neither predictions nor drift.")]
@@ -98,7 +98,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         return Observed(observers, journal.request_id(headers)) if journal else unnamed
 
     app = FastAPIOffline(
-        title="modelo_penguin",
+        title=NAME,
         description=DESCRIPTION,
         version="1",
         docs_url=None,

@@ -23,10 +23,11 @@ from typing import Any
 import psutil
 
 from benchmarks.servers import ROOT, free_port
-from launcher.airflow import DAG_ID, Airflow, start_airflow, start_triggerer
+from launcher.airflow import Airflow, start_airflow, start_triggerer
 from launcher.environment import CONNECTION_ID, environment
 from launcher.processes import Processes
 from penguins.registry import Keys
+from penguins.schema import NAME
 
 NOOP = ROOT / "benchmarks" / "dags" / "noop.py"
 NOOP_ID = NOOP.stem
@@ -56,24 +57,24 @@ def run(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     Keys(folder / "model_signing.key", folder / "model_signing.pub").create()
     results: dict[str, Any] = {}
     with _airflow(env, port, folder) as (airflow, processes):
-        results |= alternate(airflow, (NOOP_ID, DAG_ID), ROUNDS, say)
+        results |= alternate(airflow, (NOOP_ID, NAME), ROUNDS, say)
         say(f"the idle scheduler, {SECONDS_IDLE} s")
         results["idle_cpu"] = _idle_cpu(processes)
     defaults = {name: value for name, value in env.items() if name not in TUNED}
     defaults["PYTHONPATH"] = str(ROOT / "plugins")  # without config/airflow_local_settings.py
     with _airflow(defaults, port, folder) as (airflow, _):
         say("the same with Airflow's defaults")
-        results["defaults"] = alternate(airflow, (DAG_ID,), ROUNDS_WITH_DEFAULTS, say)
+        results["defaults"] = alternate(airflow, (NAME,), ROUNDS_WITH_DEFAULTS, say)
     return results
 
 
 def goals(measured: dict[str, Any]) -> dict[str, tuple[float, str]]:
     """Return each measured ratio with its goal."""
-    seconds = measured[DAG_ID]["seconds"]
+    seconds = measured[NAME]["seconds"]
     return {
         "seconds of the DAG ÷ eight tasks that do nothing": (seconds / measured[NOOP_ID]["seconds"], "at most 1.25"),
         "seconds of the DAG ÷ the same under Airflow's defaults": (
-            seconds / measured["defaults"][DAG_ID]["seconds"],
+            seconds / measured["defaults"][NAME]["seconds"],
             "at most 0.25",
         ),
         "cores that the scheduler takes while nothing runs": (measured["idle_cpu"], "under 0.1"),
@@ -84,8 +85,8 @@ def table(measured: dict[str, Any]) -> str:
     """Return a table of how long the runs took."""
     rows = {
         "eight tasks that do nothing": measured[NOOP_ID],
-        DAG_ID: measured[DAG_ID],
-        f"{DAG_ID} under Airflow's defaults": measured["defaults"][DAG_ID],
+        NAME: measured[NAME],
+        f"{NAME} under Airflow's defaults": measured["defaults"][NAME],
     }
     head = f"\n{'a DAG from trigger to success, medians':<42}{'seconds':>9}{'spread':>8}"
     return "\n".join([head, *(f"{name:<42}{m['seconds']:9.2f}{m['spread']:8.0%}" for name, m in rows.items()), ""])
@@ -120,10 +121,10 @@ def _seconds(airflow: Airflow, dag_id: str) -> float:
 def _wait_for_dags(airflow: Airflow, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     # A DAG is stale if its file was only there for an earlier measurement.
-    while not all(airflow.has_dag(dag) and not airflow.get(f"dags/{dag}")["is_stale"] for dag in (NOOP_ID, DAG_ID)):
+    while not all(airflow.has_dag(dag) and not airflow.get(f"dags/{dag}")["is_stale"] for dag in (NOOP_ID, NAME)):
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"the DAGs {NOOP_ID} and {DAG_ID} have not appeared at {airflow.url} after {seconds:.0f} s"
+                f"the DAGs {NOOP_ID} and {NAME} have not appeared at {airflow.url} after {seconds:.0f} s"
             )
         time.sleep(0.5)
 
@@ -171,12 +172,12 @@ def main(url: str, dags: Path = ROOT / "dags") -> None:
     shutil.copy(NOOP, target)
     try:
         _wait_for_dags(airflow)
-        found = alternate(airflow, (NOOP_ID, DAG_ID), ROUNDS, print)
+        found = alternate(airflow, (NOOP_ID, NAME), ROUNDS, print)
     finally:
         target.unlink()
     for dag_id, figures in found.items():
         print(f"{dag_id:<16} {figures['seconds']:6.2f} s   spread {figures['spread']:.0%}")
-    print(f"ratio            {found[DAG_ID]['seconds'] / found[NOOP_ID]['seconds']:6.2f}")
+    print(f"ratio            {found[NAME]['seconds'] / found[NOOP_ID]['seconds']:6.2f}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from penguins.training.pipeline import build_pipeline, fit, split
 
 ROUNDS = 5
 SECONDS = 2
-SECONDS_OF_A_SWAP = 4  # enough to open, compile and prove a version under load
+SECONDS_OF_A_SWAP = 10
 BATCH = 10_000
 BATCH_CLIENTS = (0, 1, 2, 6)
 CSV = ROOT / "dags" / CSV_NAME

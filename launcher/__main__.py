@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx2
 
-from launcher.airflow import DAG_ID, SECONDS_TO_START, Airflow, start_airflow, start_triggerer
+from launcher import ROOT
+from launcher.airflow import SECONDS_TO_START, Airflow, start_airflow, start_triggerer
 from launcher.console import LaunchError, Stop, say
 from launcher.declaration import mistake
 from launcher.environment import (
@@ -63,9 +64,22 @@ def trained_version(registry: Registry) -> str | None:
     return serving
 
 
+def check_file() -> None:
+    """Hold the table's file against the declaration. LaunchError with what is wrong."""
+    from penguins.data.source import SourceError, check_source
+    from penguins.schema import CSV_NAME
+    from penguins.training.params import PARAMS
+
+    try:
+        check_source(ROOT / "dags" / CSV_NAME, PARAMS["test_size"]["default"])
+    except SourceError as error:
+        raise LaunchError(f"{error}\n`make check` looks again, without a start") from error
+
+
 def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dict[str, Any]) -> None:
     """Start everything in order, train a model if needed, and print where everything is."""
     from penguins.registry import Registry, RegistryError
+    from penguins.schema import NAME
 
     registry = Registry.from_environment()
     try:
@@ -73,21 +87,24 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
             say(problem)
     except RegistryError as error:
         raise LaunchError(error) from error
+    try:
+        serving = trained_version(registry)
+        if trains := not serving:
+            check_file()  # which would fail the run, a minute later
+    except RegistryError as error:
+        say(f"Nothing is trained, because what serves cannot be trusted: {error}")
+        say(f"To train without a comparison, trigger {NAME} with ignore_untrusted_serving")
+        serving, trains = None, False
     processes.start("api", sys.executable, "-m", "app")
     start_airflow(processes, airflow)
     say(f"Airflow is healthy; connection {CONNECTION_ID} ({connection['conn_type']}): {airflow.connect(connection)}")
 
-    try:
-        if not (serving := trained_version(registry)):
-            wait_until(f"finding the DAG {DAG_ID}", airflow.has_dag, processes, SECONDS_TO_START)
-            run_id = airflow.trigger()
-            say(f"Training: run {run_id} of {DAG_ID}")
-            airflow.follow(run_id, processes)
-            serving = registry.current()
-    except RegistryError as error:
-        say(f"Nothing is trained, because what serves cannot be trusted: {error}")
-        say(f"To train without a comparison, trigger {DAG_ID} with ignore_untrusted_serving")
-        serving = None
+    if trains:
+        wait_until(f"finding the DAG {NAME}", lambda: airflow.has_dag(NAME), processes, SECONDS_TO_START)
+        run_id = airflow.trigger(NAME)
+        say(f"Training: run {run_id} of {NAME}")
+        airflow.follow(NAME, run_id, processes)
+        serving = registry.current()
     if serving:
         show(registry.manifest(serving), processes, api_url)
     # Last, because no task of this DAG needs it. Without it, Airflow's home page shows the triggerer in red.

@@ -13,7 +13,6 @@ from launcher.console import LaunchError, say
 from launcher.environment import CONNECTION_ID, PASSWORD, USER
 from launcher.processes import Processes, wait_until
 
-DAG_ID = "modelo_penguin"
 SECONDS_TO_START = 180
 SECONDS_TO_TRAIN = 900
 
@@ -57,20 +56,20 @@ class Airflow:
             return "set from MYSQL_URL"
         return "left unchanged"
 
-    def has_dag(self, dag_id: str = DAG_ID) -> bool:
+    def has_dag(self, dag_id: str) -> bool:
         if errors := self.get("importErrors")["import_errors"]:
             raise LaunchError(f"the DAG cannot be imported:\n{errors[0]['stack_trace']}")
         return self.client.get(f"/api/v2/dags/{dag_id}").is_success
 
-    def trigger(self, dag_id: str = DAG_ID) -> str:
+    def trigger(self, dag_id: str) -> str:
         self.client.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}).raise_for_status()
         response = self.client.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None})
         response.raise_for_status()
         return response.json()["dag_run_id"]
 
-    def follow(self, run_id: str, processes: Processes) -> None:
+    def follow(self, dag_id: str, run_id: str, processes: Processes) -> None:
         """Report each task as it ends. LaunchError with the failed task's log if the run fails."""
-        run, reported = f"dags/{DAG_ID}/dagRuns/{run_id}", set()
+        run, reported = f"dags/{dag_id}/dagRuns/{run_id}", set()
 
         def ended() -> str | None:
             tasks = self.get(f"{run}/taskInstances")["task_instances"]

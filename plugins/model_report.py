@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from penguins.schema import ASSET
+from penguins.schema import NAME as DAG_ID
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PREFIX = "/model-report"
-NAME, TRY = "Penguin model", "Try the model"
+NAME, TRY = ASSET.replace("_", " ").capitalize(), "Try the model"
 WAITS = (
     '<p role="status"><strong>Version {version} waits to be activated:</strong> it was published with '
     "<code>activate</code> off. <code>python -m penguins.registry activate {version}</code> makes it serve.</p>"
@@ -58,7 +61,7 @@ def create_app() -> FastAPI:
                 return page("No model serves yet", str(error), 200)
             return page(
                 "No model yet",
-                "Trigger the DAG modelo_penguin. The report of the model that it publishes will appear here.",
+                f"Trigger the DAG {DAG_ID}. The report of the model that it publishes will appear here.",
                 200,
             )
         except RegistryError as error:

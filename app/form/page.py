@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
+from app.guards.bodies import MAX_VALUES
 from app.schemas import MAX_RECORDS
 from penguins.column_types import Column
 from penguins.schema import FEATURES, TARGET, Number
@@ -80,6 +81,7 @@ def _render(language: str, max_body_bytes: int) -> str:
             "columns": [{k: v for k, v in c.items() if k not in ("description", "example")} for c in columns],
             "words": words,
             "most_records": MAX_RECORDS,
+            "most_values": MAX_VALUES,
             "most_bytes": max_body_bytes,
         },
     )

@@ -23,9 +23,8 @@ from app.schemas import RECORDS
 from app.serving.model_server import Predicted, Served
 from app.serving.observers import Observed
 from penguins.inference import Prediction
-from penguins.schema import FEATURES
+from penguins.schema import FEATURES, NAME
 
-MODEL = "modelo_penguin"
 MAX_ERRORS = 10  # in one answer
 PIECE = 500  # rows at once: others get in between, as with a batch
 
@@ -82,7 +81,7 @@ def answer(body: bytes, json_bytes: str | None, served: Served, observed: Observ
     observed.tell(Predicted(served, records, predictions))
     outputs = [output_of(name, predictions, binary=binary) for name, binary in requested.items()]
     echoed = {name: value for name in ("id", "parameters") if (value := getattr(request, name)) is not None}
-    answered = {"model_name": MODEL, "model_version": served.version, **echoed, "outputs": [o for o, _ in outputs]}
+    answered = {"model_name": NAME, "model_version": served.version, **echoed, "outputs": [o for o, _ in outputs]}
     text = to_json(answered, inf_nan_mode="null")
     return b"".join([text, *(content for _, content in outputs)]), len(text)
 

@@ -12,11 +12,11 @@ from app.dependencies import CurrentModel, CurrentServer, ObservedRequest
 from app.errors import ServiceError
 from app.guards.access import Keys, locked
 from app.guards.bodies import add_schemas, described
-from app.inference_protocol.inference import MODEL, InferenceRequest, answer
+from app.inference_protocol.inference import InferenceRequest, answer
 from app.inference_protocol.tensors import PROBABILITIES, datatype_of
-from penguins.schema import EXAMPLE, FEATURES, TARGET, Category, Number
+from penguins.schema import EXAMPLE, FEATURES, NAME, TARGET, Category, Number
 
-PATH = f"/v2/models/{MODEL}"
+PATH = f"/v2/models/{NAME}"
 _LENGTH = "Inference-Header-Content-Length"
 
 
@@ -65,7 +65,7 @@ async def _same_version(
 ) -> None:
     if version != served.version:
         raise OtherVersionError(
-            f"version {version[:80]!r} of {MODEL} does not serve; {served.version} does. Without "
+            f"version {version[:80]!r} of {NAME} does not serve; {served.version} does. Without "
             "/versions/ in the path, whichever serves will answer."
         )
 
@@ -91,7 +91,7 @@ async def server_ready(_: CurrentModel) -> dict[str, bool]:
 @service.get("/v2")
 async def server_metadata() -> dict[str, Any]:
     """The server, and the extensions of the protocol that it has."""
-    return {"name": MODEL, "version": "1", "extensions": ["binary_tensor_data"]}
+    return {"name": NAME, "version": "1", "extensions": ["binary_tensor_data"]}
 
 
 @model.get("")
@@ -100,7 +100,7 @@ async def model_metadata(served: CurrentModel) -> dict[str, Any]:
     classes = list(served.manifest["classes"])
     probabilities = {"name": PROBABILITIES, "datatype": "FP64", "shape": [-1, len(classes)]}
     return {
-        "name": MODEL,
+        "name": NAME,
         "versions": [served.version],
         "platform": "sklearn" if served.fallback else "onnx_onnxv1",
         "inputs": [_tensor(column) for column in FEATURES],
@@ -111,7 +111,7 @@ async def model_metadata(served: CurrentModel) -> dict[str, Any]:
 @model.get("/ready")
 async def model_ready(_: CurrentModel) -> dict[str, Any]:
     """The model is loaded, and it reproduces its golden rows."""
-    return {"name": MODEL, "ready": True}
+    return {"name": NAME, "ready": True}
 
 
 @model.post("/infer", response_model=InferenceResponse, responses=BAD_REQUEST, openapi_extra=REQUEST_BODY)

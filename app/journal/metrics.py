@@ -17,7 +17,7 @@ from penguins.schema import TARGET
 
 log = logging.getLogger(__name__)
 
-NAME = "modelo_penguin_feedback"
+NAME = "model_feedback"
 LABELS_COUNTED = 20_000  # the last ones: the interval is narrow by then, and a scrape must not take long
 
 

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from app import SHARED_FOLDER
 from app.monitoring.counts import BOUNDS, Counts, Recorder, add_up, no_answers
+from penguins.schema import NAME
 
 if TYPE_CHECKING:
     from app.serving.model_server import ModelServer
@@ -33,11 +34,20 @@ log = logging.getLogger(__name__)
 SECONDS_TO_SHARE = 1.0
 
 
+class _Labelled(CollectorRegistry):
+    """A registry whose metrics all say which model they are of: their names are the same for any table."""
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in super().collect():
+            metric.samples = [sample._replace(labels={"model": NAME, **sample.labels}) for sample in metric.samples]
+            yield metric
+
+
 class Metrics(Collector):
     """The counts of all workers and the model server's state, for Prometheus."""
 
     def __init__(self, server: ModelServer, recorder: Recorder, *, by_key: bool = False, journal: bool = False) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = _Labelled()
         self.registry.register(self)
         self._server = server
         self._recorder = recorder
@@ -86,11 +96,9 @@ class Metrics(Collector):
                     counts.add(pickle.loads(file.read_bytes()))  # noqa: S301 - from our own workers
 
         labels = ["endpoint", "status", *(["key"] if self._by_key else [])]
-        requests = CounterMetricFamily(
-            "modelo_penguin_requests", "Requests answered, by endpoint and status", labels=labels
-        )
+        requests = CounterMetricFamily("model_requests", "Requests answered, by endpoint and status", labels=labels)
         durations = HistogramMetricFamily(
-            "modelo_penguin_request_duration_seconds",
+            "model_request_duration_seconds",
             "Time until the response was sent, by endpoint",
             labels=["endpoint"],
         )
@@ -103,63 +111,59 @@ class Metrics(Collector):
             durations.add_metric([endpoint], list(buckets), nanoseconds / 1e9)
         yield from (requests, durations)
 
-        predictions = CounterMetricFamily("modelo_penguin_predictions", "Rows predicted, by class", labels=["class"])
+        predictions = CounterMetricFamily("model_predictions", "Rows predicted, by class", labels=["class"])
         for label, count in counts.predictions.items():
             predictions.add_metric([label], count)
         yield predictions
 
+        yield CounterMetricFamily("model_loads", "Versions that took over, counted by each worker", value=counts.loads)
         yield CounterMetricFamily(
-            "modelo_penguin_model_loads", "Versions that took over, counted by each worker", value=counts.loads
-        )
-        yield CounterMetricFamily(
-            "modelo_penguin_model_rejections", "Versions that were refused, counted by each worker", counts.rejections
+            "model_rejections", "Versions that were refused, counted by each worker", counts.rejections
         )
         if self._journal:
+            yield CounterMetricFamily("model_journal_rows", "Predictions written to the journal", counts.journal_rows)
             yield CounterMetricFamily(
-                "modelo_penguin_journal_rows", "Predictions written to the journal", counts.journal_rows
-            )
-            yield CounterMetricFamily(
-                "modelo_penguin_journal_rows_lost",
+                "model_journal_rows_lost",
                 "Predictions that the journal lost: its database was away, full or too slow",
                 counts.journal_rows_lost,
             )
         yield GaugeMetricFamily(
-            "modelo_penguin_registry_seen_timestamp_seconds",
+            "model_registry_seen_timestamp_seconds",
             "When the registry last had a pointer that can be trusted",
             self._server.seen,
         )
-        yield GaugeMetricFamily("modelo_penguin_ready", "1 while a proven model serves", value=served is not None)
+        yield GaugeMetricFamily("model_ready", "1 while a proven model serves", value=served is not None)
         yield GaugeMetricFamily(
-            "modelo_penguin_rejected", "1 while the version that `current` names is refused", value=refused is not None
+            "model_rejected", "1 while the version that `current` names is refused", value=refused is not None
         )
         yield GaugeMetricFamily(
-            "modelo_penguin_fallback",
+            "model_fallback",
             "1 while the pipeline itself predicts, because it could not be compiled",
             value=bool(served and served.fallback),
         )
         if served:
             created = datetime.fromisoformat(served.manifest["created_at"]).timestamp()
-            yield GaugeMetricFamily("modelo_penguin_model_created_timestamp_seconds", "When it was trained", created)
+            yield GaugeMetricFamily("model_created_timestamp_seconds", "When it was trained", created)
             accuracy = served.manifest["metrics"]["accuracy"]
-            yield GaugeMetricFamily("modelo_penguin_model_accuracy", "Accuracy on the held-out rows", accuracy)
+            yield GaugeMetricFamily("model_accuracy", "Accuracy on the held-out rows", accuracy)
             if headline := served.manifest["metrics"].get("headline"):  # older versions have none
                 yield GaugeMetricFamily(
-                    "modelo_penguin_model_validation_accuracy",
+                    "model_validation_accuracy",
                     "Accuracy that the gate judged, on more rows if they could be had",
                     headline["accuracy"],
                 )
                 yield GaugeMetricFamily(
-                    "modelo_penguin_model_validation_accuracy_lower",
+                    "model_validation_accuracy_lower",
                     "Lower bound of its 95 % interval",
                     headline["interval"][0],
                 )
-            info = GaugeMetricFamily("modelo_penguin_model_info", "The version that serves", labels=["version"])
+            info = GaugeMetricFamily("model_info", "The version that serves", labels=["version"])
             info.add_metric([served.version], 1)
             yield info
             rows = sum(next(iter(counts.drift.values())))
-            yield GaugeMetricFamily("modelo_penguin_drift_rows", "Rows predicted since the version took over", rows)
+            yield GaugeMetricFamily("model_drift_rows", "Rows predicted since the version took over", rows)
             drift = GaugeMetricFamily(
-                "modelo_penguin_drift_psi", "Population stability index against the training rows", labels=["feature"]
+                "model_drift_psi", "Population stability index against the training rows", labels=["feature"]
             )
             for feature, index in self._recorder.drift_of(served).indices(counts.drift).items() if rows else ():
                 drift.add_metric([feature], index)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from textwrap import shorten
 from typing import Any
 
-from penguins.schema import FEATURES, TARGET
+from penguins.schema import FEATURES, NAME, TARGET
 
 # A pickle can only be trusted with the library versions that made it.
 LIBRARIES = ("scikit-learn", "numpy", "pandas")
@@ -55,7 +55,7 @@ def check_columns(manifest: Mapping[str, Any]) -> None:
         "trained on another table than the one with which this service was started. "
         f"Only in the model: {only_trained}. Only in the schema: {only_here}. "
         "If plugins/penguins/schema.py was changed since, start the service again: `make run`, or "
-        "`docker compose up --build -d`. Otherwise trigger the DAG modelo_penguin."
+        f"`docker compose up --build -d`. Otherwise trigger the DAG {NAME}."
     )
 
 

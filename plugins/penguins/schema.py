@@ -11,22 +11,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from penguins.column_types import Category, Number, checked_target
+from penguins.column_types import Category, FileFormat, Ignored, Number, checked_target
 
 # ------------------------------------------------------------------ your own table: replace from here
 
 # How the file marks a missing value.
 MISSING = ("NA", ".", "")
 
+# Of the DAG, its asset, the API and its model.
+NAME = "modelo_penguin"
 CSV_NAME = "penguins_size.csv"
+FILE = FileFormat()
 TABLE = "penguins_raw"
 TARGET_NAME = "species"
 
 # Accuracy below which a run fails, unless it is triggered with another min_accuracy.
 MIN_ACCURACY = 0.9
 
-# In the order of the file's header.
-COLUMNS: tuple[Number | Category, ...] = (
+# The file may have them in any order.
+COLUMNS: tuple[Number | Category | Ignored, ...] = (
     Category(
         name="species",
         description="Species of the penguin.",
@@ -85,9 +88,12 @@ COLUMNS: tuple[Number | Category, ...] = (
 
 
 TARGET = checked_target(
-    COLUMNS, TARGET_NAME, table=TABLE, csv_name=CSV_NAME, missing=MISSING, min_accuracy=MIN_ACCURACY
+    COLUMNS, TARGET_NAME, name=NAME, table=TABLE, csv_name=CSV_NAME, missing=MISSING, min_accuracy=MIN_ACCURACY
 )
-FEATURES = tuple(c for c in COLUMNS if c is not TARGET)
+# The event of a version that serves.
+ASSET = f"{NAME.removeprefix('modelo_')}_model"
+TRAINED = tuple(c for c in COLUMNS if not isinstance(c, Ignored))
+FEATURES = tuple(c for c in TRAINED if c is not TARGET)
 NUMBERS = tuple(c for c in FEATURES if isinstance(c, Number))
 CATEGORIES = tuple(c for c in FEATURES if isinstance(c, Category))
 EXAMPLE: dict[str, Any] = {c.name: c.example for c in FEATURES}

@@ -188,7 +188,7 @@ def test_any_replica_is_told_the_truth_and_all_know_it(scaled: Stack, first_vers
 
     scaled.wait_until("the replicas have written their predictions", told, 60)
     answers = [scaled.api.get("/metrics") for _ in range(30)]
-    known = {a.headers["x-served-by"]: "modelo_penguin_feedback_labels 6.0\n" in a.text for a in answers}
+    known = {a.headers["x-served-by"]: 'model_feedback_labels{model="modelo_penguin"} 6.0\n' in a.text for a in answers}
     assert list(known.values()) == [True] * REPLICAS
     # Airflow's user reads what the API's wrote, also while that is away.
     export = ("exec", "-T", "airflow-scheduler", "python", "-m", "penguins.journal", "export")
@@ -239,8 +239,8 @@ def test_prometheus_sees_every_replica_the_rules_and_the_runs_that_ended(scaled:
     took = [run["duration"] for run in listed if run["state"] == "success"]
     with httpx2.Client(base_url=f"http://127.0.0.1:{scaled.prometheus_port}", timeout=60) as prometheus:
         replicas = {"": REPLICAS + 1}  # as the test before left them
-        scaled.wait_until("all replicas are up", lambda: ask('count(up{job="modelo_penguin"} == 1)') == replicas)
-        scaled.wait_until("none is down", lambda: ask('count(up{job="modelo_penguin"})') == replicas)
+        scaled.wait_until("all replicas are up", lambda: ask('count(up{job="model"} == 1)') == replicas)
+        scaled.wait_until("none is down", lambda: ask('count(up{job="model"})') == replicas)
         serving = queries["Replicas", "serve {{version}}"]
         scaled.wait_until("all serve the version", lambda: ask(serving) == {first_version: REPLICAS + 1})
 

@@ -70,7 +70,7 @@ def predict(locked: Locked, key: str) -> int:
 def test_all_workers_count_by_key_on_the_port_of_the_metrics_and_only_there(locked: Locked) -> None:
     assert locked.service.client.get("/metrics").status_code == 404
     assert [predict(locked, locked.key) for _ in range(30)] == [200] * 30
-    line = 'modelo_penguin_requests_total{endpoint="/predict",key="lab",status="200"} 30.0'
+    line = 'model_requests_total{endpoint="/predict",key="lab",model="modelo_penguin",status="200"} 30.0'
     for _ in range(10):  # each on a new connection as well
         locked.service.wait(lambda: line in httpx2.get(locked.metrics_url, timeout=60).text.splitlines())
     other = httpx2.get(locked.metrics_url.replace("/metrics", "/model-info"), timeout=60)

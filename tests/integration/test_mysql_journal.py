@@ -65,8 +65,8 @@ def test_ids_feedback_accuracy_and_the_export_are_as_in_sqlite(
         assert outcomes(("a", TRUE), ("A", FALSE)) == ["corrected", "new"]
         assert outcomes(("a", TRUE)) == ["repeated"]
         metrics = client.get("/metrics").text
-        assert "modelo_penguin_feedback_labels 2.0" in metrics
-        assert "modelo_penguin_feedback_accuracy 0.5" in metrics
+        assert 'model_feedback_labels{model="modelo_penguin"} 2.0' in metrics
+        assert 'model_feedback_accuracy{model="modelo_penguin"} 0.5' in metrics
         client.app.state.journal.tidy()  # type: ignore[attr-defined]
         assert main(["export", str(tmp_path / "x.csv"), "--url", url]) == 0
     assert [line.split(",")[0] for line in (tmp_path / "x.csv").read_text().splitlines()[1:]] == [TRUE, FALSE]

@@ -164,7 +164,7 @@ def test_under_load_good_versions_take_over_and_bad_ones_of_every_sort_do_not(
             if len(order) <= GOOD:
                 order.append(publish()["version"])
                 service.wait_for_version(order[-1])
-        rejections = service.metric("modelo_penguin_model_rejections_total")
+        rejections = service.metric("model_rejections_total")
     assert rejections == len(BAD)
     assert load.failures == []
     for versions in load.versions:
@@ -467,14 +467,14 @@ def test_several_workers_swap_each_by_itself_and_count_together(
     registry: Registry, publish: Publish, start_process: Start
 ) -> None:
     service = serve(registry, publish, start_process, API_WORKERS="2")
-    predicted = 'modelo_penguin_requests_total{endpoint="/predict",status="200"}'
+    predicted = 'model_requests_total{endpoint="/predict",model="modelo_penguin",status="200"}'
 
     def answers() -> list[dict[str, Any]]:
         """Return the answers on many new connections, each of which may go to any worker."""
         return [httpx2.get(f"http://127.0.0.1:{service.port}/model-info", timeout=60).json() for _ in range(20)]
 
     def loads() -> float:
-        return service.metric("modelo_penguin_model_loads_total")
+        return service.metric("model_loads_total")
 
     def workers() -> list[psutil.Process]:
         children = psutil.Process(service.process.pid).children()
@@ -484,19 +484,19 @@ def test_several_workers_swap_each_by_itself_and_count_together(
     assert len(workers()) == 2
     for _ in range(40):
         assert httpx2.post(f"http://127.0.0.1:{service.port}/predict", json=EXAMPLE, timeout=60).is_success
-    service.wait(lambda: service.metric("modelo_penguin_drift_rows") == 40)
+    service.wait(lambda: service.metric("model_drift_rows") == 40)
     assert service.metric(predicted) == 40
     newer = publish()["version"]
     service.wait(lambda: {a["version"] for a in answers()} == {newer})
-    service.wait(lambda: loads() == 4 and service.metric("modelo_penguin_drift_rows") == 0)
-    assert service.metric("modelo_penguin_fallback") == 0
+    service.wait(lambda: loads() == 4 and service.metric("model_drift_rows") == 0)
+    assert service.metric("model_fallback") == 0
 
     bad = publish_unseen(registry, newer)
     flipped(registry, bad)
     move_pointer(registry.root, registry.keys, bad)
     service.wait(lambda: all(a["rejected"] for a in answers()))
     assert {(a["version"], a["rejected"]["version"]) for a in answers()} == {(newer, bad)}
-    service.wait(lambda: service.metric("modelo_penguin_model_rejections_total") == 2)
+    service.wait(lambda: service.metric("model_rejections_total") == 2)
 
     registry.activate(newer)
     service.wait(lambda: not any(a["rejected"] for a in answers()))

@@ -107,7 +107,7 @@ def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Serv
             time.sleep(0.1)
         raise AssertionError((query, found))
 
-    answered = "sum by (endpoint, status) (modelo_penguin_requests_total)"
+    answered = "sum by (endpoint, status) (model_requests_total)"
     version = service.info()["version"]
     once = {"/model-info 200": 1, "/feedback 200": 1}
     before = {"/predict 200": MORE, "/predict 422": MORE, "other 404": MORE} | once
@@ -120,13 +120,13 @@ def test_every_query_of_the_dashboard_gives_the_right_series(watched: tuple[Serv
     load(service, GOOD, BAD, UNKNOWN)
     after = {"/predict 200": MORE + GOOD, "/predict 422": MORE + BAD, "other 404": MORE + UNKNOWN} | once
     wait_until(answered, after)
-    wait_until("sum by (job) (up)", {"airflow": 1, "modelo_penguin": 1})
+    wait_until("sum by (job) (up)", {"airflow": 1, "model": 1})
     # A rate takes its slope to hold for up to 1.6 scrapes beyond those seen: with five, 40 % more than was counted.
-    wait_until("min(count_over_time(modelo_penguin_requests_total[10m])) > bool 4", {"": 1})
+    wait_until("min(count_over_time(model_requests_total[10m])) > bool 4", {"": 1})
 
     metrics = service.client.get("/metrics").text
-    drift = dict(re.findall(r'^modelo_penguin_drift_psi\{feature="(\w+)"\} (\S+)$', metrics, re.MULTILINE))
-    accuracy = service.metric("modelo_penguin_model_validation_accuracy")
+    drift = dict(re.findall(r'^model_drift_psi\{feature="(\w+)",.*\} (\S+)$', metrics, re.MULTILINE))
+    accuracy = service.metric("model_validation_accuracy")
     lower, upper = wilson(MORE - 1, MORE)
     exact: dict[tuple[str, str], dict[str, float]] = {
         ("Replicas", "serve {{version}}"): {version: 1},

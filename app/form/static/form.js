@@ -204,10 +204,11 @@ function pointsOf(column, present, count) {
   return [...new Set(points)].sort((a, b) => a - b);
 }
 
-/** What to ask, by column, all of it in one batch. A batch takes so many records and bytes: later columns are left out. */
+/** What to ask, by column, all of it in one batch. A batch takes so many records, values and bytes: later columns are left out. */
 function questions(record) {
   const bytes = new TextEncoder().encode(JSON.stringify(record)).length + 100;
-  let left = Math.min(facts.most_records, Math.floor((facts.most_bytes - 100) / bytes));
+  const byValues = Math.floor((facts.most_values - 10) / (columns.length + 1));
+  let left = Math.min(facts.most_records, byValues, Math.floor((facts.most_bytes - 100) / bytes));
   const choices = (column) => [...column.values.slice(0, MOST_CHOICES), ...(column.required ? [] : [null])];
   const numbers = columns.filter((c) => c.kind === "number").length;
   const others = columns.filter((c) => c.kind !== "number").reduce((sum, c) => sum + choices(c).length + 1, 0);

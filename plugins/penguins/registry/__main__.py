@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from penguins.registry import Registry, RegistryError, waiting_versions
 from penguins.registry.names import is_from_the_future
+from penguins.schema import NAME
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -218,7 +219,7 @@ def _resolve(registry: Registry, name: str) -> str:
     version = registry.current() if name == "current" else name
     if version not in versions:
         reason = f"it must be `current` or one of {', '.join(versions)}" if versions else "none was published yet"
-        what_to_do = "`python -m penguins.registry list` shows them" if versions else "trigger the DAG modelo_penguin"
+        what_to_do = "`python -m penguins.registry list` shows them" if versions else f"trigger the DAG {NAME}"
         raise RegistryError(f"there is no version {version[:80]!r} in {registry.root}: {reason}; {what_to_do}.")
     return version
 

@@ -19,11 +19,12 @@ from penguins.registry.errors import RegistryError, reason
 from penguins.registry.names import NO_VERSION, is_version
 from penguins.registry.signing import Keys
 from penguins.registry.writing import staging_path
+from penguins.schema import NAME
 
 CURRENT, LAST = "current", ".last-pointer"
 MAX_BYTES = 4 * KIBIBYTE
 WAY_IN = (
-    "Trigger the DAG modelo_penguin, or run `python -m penguins.registry activate VERSION` with a version that "
+    f"Trigger the DAG {NAME}, or run `python -m penguins.registry activate VERSION` with a version that "
     "`verify` finds good: both sign the pointer."
 )
 

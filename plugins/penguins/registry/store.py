@@ -33,6 +33,7 @@ from penguins.registry.pointer import CURRENT, WAY_IN, Pointer, move_pointer, re
 from penguins.registry.signing import Keys
 from penguins.registry.upgrade import old_keys, sign_anew
 from penguins.registry.writing import lock_of, staging_path, write_lock
+from penguins.schema import NAME
 
 VERSIONS_KEPT = 10
 PROJECT = Path(__file__).resolve().parents[3]
@@ -134,7 +135,7 @@ class Registry:
             if is_locked(lock_of(self.root)):
                 raise BeingPublishedError(f"version {served} is being published: ask again")
             raise RegistryError(f"{self.root / CURRENT} is missing, although {served} was published to serve. {WAY_IN}")
-        trigger = "trigger the DAG modelo_penguin"
+        trigger = f"trigger the DAG {NAME}"
         if signed:
             activate = f"`python -m penguins.registry activate {signed[0]['version']}`"
             raise NoModelError(f"no version in {self.root} serves yet: run {activate}, or {trigger}")
@@ -187,7 +188,7 @@ class Registry:
         if f"{prefix}sha256" not in manifest:
             raise RegistryError(
                 f"version {version} has no {what}: older versions were published without. Trigger the DAG "
-                "modelo_penguin: every new version has its own."
+                f"{NAME}: every new version has its own."
             )
         content = self._read(version, name, manifest.get(f"{prefix}size_bytes", _MAX_UNSIZED_BYTES))
         if (sha256 := hashlib.sha256(content).hexdigest()) != (expected := manifest[f"{prefix}sha256"]):

@@ -66,7 +66,7 @@ def test_it_runs_only_when_asked_and_one_run_at_a_time(dag: Any) -> None:
 
 
 def test_every_task_has_its_line_of_the_docs(dag: Any) -> None:
-    assert dag.description == "Train the penguin model from the raw CSV and publish it for the API"
+    assert dag.description == "Train the model from the raw CSV and publish it for the API"
     for task in CHAIN:
         assert f"| `{task}` | {dag.task_dict[task].doc_md} |" in dag.doc_md
 

@@ -55,9 +55,9 @@ def test_all_that_the_rules_read_is_there_and_all_that_is_there_is_explained(
         client.post("/feedback", json={"id": "a", TARGET.name: TARGET.example}).raise_for_status()
         text = client.get("/metrics").text
     served = set(re.findall(r"^(\w+)[ {]", text, re.MULTILINE))
-    read = set(re.findall(r"\bmodelo_penguin_\w+", RULES.read_text()))
+    read = set(re.findall(r"\bmodel_\w+", RULES.read_text()))
     assert len(read) >= 6
     assert read <= served
     page = (ROOT / "docs" / "monitoring.md").read_text()
-    explained = set(re.findall(r"^\| `(modelo_penguin_\w+)", page, re.MULTILINE))
+    explained = set(re.findall(r"^\| `(model_\w+)", page, re.MULTILINE))
     assert explained == {re.sub(r"_(bucket|sum|count)$", "", name) for name in served}

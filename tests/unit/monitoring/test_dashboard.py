@@ -37,7 +37,7 @@ def test_no_panel_is_empty_hidden_or_without_its_legend_and_all_ask_the_source_t
 
 
 def test_the_line_of_drift_is_the_alerts() -> None:
-    [bound] = re.findall(r"modelo_penguin_drift_psi > (\S+)", (ROOT / "docs" / "prometheus-rules.yml").read_text())
+    [bound] = re.findall(r"model_drift_psi > (\S+)", (ROOT / "docs" / "prometheus-rules.yml").read_text())
     [drift] = [panel for panel in PANELS if panel["title"] == "Drift by feature"]
     assert drift["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == float(bound)
 
@@ -46,10 +46,10 @@ def test_the_line_of_drift_is_the_alerts() -> None:
 SERIES = {
     'airflow_dagrun_duration_success_count{dag_id="a",run_type="manual"}': "_x6 1 1 2 2 2 2 2 2 2 2 2 2 2 2 3 3 3 3",
     'airflow_dagrun_duration_success_sum{dag_id="a",run_type="manual"}': "_x6 20 20 50x11 120x3",
-    'modelo_penguin_model_info{instance="1",version="old"}': "1x19 stale",
-    'modelo_penguin_model_info{instance="2",version="old"}': "1x21 stale",
-    'modelo_penguin_model_info{instance="1",version="new"}': "_x20 1x20",
-    'modelo_penguin_model_info{instance="2",version="new"}': "_x22 1x20",
+    'model_info{instance="1",version="old"}': "1x19 stale",
+    'model_info{instance="2",version="old"}': "1x21 stale",
+    'model_info{instance="1",version="new"}': "_x20 1x20",
+    'model_info{instance="2",version="new"}': "_x22 1x20",
 }
 
 

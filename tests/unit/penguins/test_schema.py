@@ -177,17 +177,18 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
         "another column has the header 'length' as well",
     ),
     "no tuple": ({"columns": SIZE}, "COLUMNS", "this must be a tuple"),
-    "no column": ({"columns": (SIZE, "length")}, "COLUMNS", "COLUMNS holds 'length'; each must be a Number or"),
+    "no column": (
+        {"columns": (SIZE, "length")},
+        "COLUMNS",
+        "COLUMNS holds 'length'; each must be a Number, a Category or",
+    ),
     "a table's name": ({"table": "2024_sizes"}, "TABLE", "TABLE '2024_sizes': it must be a letter, then up to 62"),
+    "a DAG's name": ({"name": "my sizes"}, "NAME", "NAME 'my sizes': it must be a letter, then up to 62"),
     "no file": ({"csv_name": ""}, "CSV_NAME", "CSV_NAME is ''; it must be the name of a file"),
     "percent": ({"min_accuracy": 90}, "MIN_ACCURACY", "MIN_ACCURACY is 90; it must be from 0 to 1"),
     "a comma too few": ({"missing": ("unknown")}, "MISSING", "MISSING is 'unknown'; this must be a tuple"),
     "a number for missing": ({"missing": (-1,)}, "MISSING", "MISSING holds [-1]; it must hold strings"),
-    "a quote for missing": (
-        {"missing": ("n'a",)},
-        "MISSING",
-        """MISSING holds ["n'a"]; it must hold strings without quotes""",
-    ),
+    "two lines for missing": ({"missing": ("n\na",)}, "MISSING", "it must hold strings without line breaks"),
     "a missing value": ({"missing": ("M", "S", "NA")}, "size", "which is ('M', 'S', 'NA'), holds ['M', 'S'] as well"),
     "no such target": (
         {"target_name": "weight"},
@@ -212,7 +213,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize(("changed", "where", "said"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
 def test_a_declaration_that_contradicts_itself_is_refused(changed: dict[str, Any], where: str, said: str) -> None:
     good: dict[str, Any] = {"target_name": "size", "columns": (LENGTH, SIZE), "table": "sizes", "csv_name": "sizes.csv"}
-    good |= {"missing": (), "min_accuracy": 0.9}
+    good |= {"name": "sizes", "missing": (), "min_accuracy": 0.9}
     assert checked_target(**good) is SIZE
     with pytest.raises(SchemaError, match=re.escape(said)) as caught:
         checked_target(**{**good, **changed})

@@ -21,12 +21,14 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+import app.form.page
+import app.guards.bodies
 from app.form.page import HEADERS, WORDS, heading, preferred
 from app.main import create_app
 from app.settings import Settings
 from penguins.registry import Registry
 from penguins.schema import EXAMPLE, FEATURES, NUMBERS, TARGET, Number
-from support import OWN_TABLE, ROOT, code_blocks, declare, empty_registry, free_port
+from support import OWN_TABLE, ROOT, code_blocks, empty_registry, free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome is on PATH")
@@ -59,14 +61,16 @@ def loans_started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[su
     shutil.copytree(ROOT / "app", folder / "app")
     shutil.copytree(ROOT / "plugins" / "penguins", folder / "plugins" / "penguins")
     (folder / "dags").mkdir()
-    script, declaration = code_blocks(OWN_TABLE, "python")
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=folder, timeout=60)
-    declare(folder, declaration)
+    [script] = code_blocks(OWN_TABLE, "python")
     paths = [folder, folder / "plugins", ROOT / "tests"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    table = ["-m", "penguins.table", "loans.csv", "--target", "repaid", "--force"]
+    for command in (["-c", script], table):
+        subprocess.run([sys.executable, *command], check=True, cwd=folder, env=env, timeout=120)
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("serve_own_table.py")), str(folder), str(port)],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+        env=env,
     ) as process:
         yield process, f"http://127.0.0.1:{port}"
         process.terminate()
@@ -158,7 +162,7 @@ def percent(share: float) -> str:
 
 def rows_predicted(address: str) -> float:
     lines = CLIENT.get(f"{address}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("modelo_penguin_predictions_total{"))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("model_predictions_total{"))
 
 
 @pytest.mark.parametrize("table", ["penguins", "loans"])
@@ -184,7 +188,8 @@ def test_the_answer_is_that_of_predict_and_the_curves_are_those_of_one_batch(
     target = next(key for key in answer if key not in ("probabilities", "model_version"))
     chosen, probabilities = answer[target], answer["probabilities"]
     expect(page.get_by_role("status")).to_have_text(f"{chosen} {percent(probabilities[chosen])}")
-    bars = [f"{label}{percent(share)}" for label, share in probabilities.items()]
+    declared = openapi["components"]["schemas"]["Prediction"]["properties"][target]["enum"]
+    bars = [f"{label}{percent(probabilities[label])}" for label in declared if label in probabilities]
     expect(page.locator("#bars li")).to_have_text(bars)
     headline = CLIENT.get(f"{address}/model-info").json()["metrics"]["headline"]
     expect(page.locator("#model")).to_contain_text(answer["model_version"])
@@ -217,7 +222,7 @@ def check_field(page: Page, name: str, value: Any, described: dict[str, Any]) ->
     else:
         expect(page.get_by_label(name)).to_have_value(f"{value:g}")
         unit = described["description"].rpartition(" In ")[2].rstrip(".")
-        assert f"{allowed[0]['minimum']:g} to {allowed[0]['maximum']:g} {unit}" in own.inner_text()
+        assert f"{allowed[0]['minimum']:g} to {allowed[0]['maximum']:g} {unit}".rstrip() in own.inner_text()
 
 
 def check_choices(cell: Locator, said: list[dict[str, Any]], name: str, present: str) -> None:
@@ -444,6 +449,20 @@ def test_a_batch_is_no_larger_than_the_service_takes(opened: Opened, published: 
         assert len(batch.value.request.post_data) < SMALL
         expect(page.locator("#curves > div")).to_have_count(2)
         expect(page.get_by_text("The columns after Culmen length are left out")).to_be_visible()
+
+
+def test_a_batch_holds_no_more_values_than_the_service_takes(
+    opened: Opened, published: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a table of a hundred columns."""
+    for module in (app.form.page, app.guards.bodies):
+        monkeypatch.setattr(module, "MAX_VALUES", 100)
+    with served(published) as address:
+        page = opened(address)
+        with page.expect_response("**/predict/batch*") as batch:
+            predict(page)
+        assert batch.value.status == 200
+        expect(page.get_by_text("are left out")).to_be_visible()
 
 
 def test_the_page_and_its_files_come_with_their_policy_and_are_found(penguins: str) -> None:

@@ -128,15 +128,18 @@ def test_requests_are_counted_by_the_keys_name_and_without_keys_as_before(
     locked.get("/model-info", headers={"X-API-Key": key})
     locked.get("/models/x/report")
     text = locked.get("/metrics").text
-    assert {line for line in text.splitlines() if line.startswith("modelo_penguin_requests_total{")} == {
-        'modelo_penguin_requests_total{endpoint="/predict",key="lab",status="200"} 2.0',
-        'modelo_penguin_requests_total{endpoint="/predict",key="",status="401"} 2.0',
-        'modelo_penguin_requests_total{endpoint="/model-info",key="lab",status="200"} 1.0',
-        'modelo_penguin_requests_total{endpoint="other",key="",status="401"} 1.0',
+    assert {line for line in text.splitlines() if line.startswith("model_requests_total{")} == {
+        'model_requests_total{endpoint="/predict",key="lab",model="modelo_penguin",status="200"} 2.0',
+        'model_requests_total{endpoint="/predict",key="",model="modelo_penguin",status="401"} 2.0',
+        'model_requests_total{endpoint="/model-info",key="lab",model="modelo_penguin",status="200"} 1.0',
+        'model_requests_total{endpoint="other",key="",model="modelo_penguin",status="401"} 1.0',
     }
     with TestClient(create_app(Settings(), registry)) as free:
         free.post("/predict", content=BODY, headers={**FAST, "X-API-Key": key})
-        assert 'modelo_penguin_requests_total{endpoint="/predict",status="200"} 1.0' in free.get("/metrics").text
+        assert (
+            'model_requests_total{endpoint="/predict",model="modelo_penguin",status="200"} 1.0'
+            in free.get("/metrics").text
+        )
         assert "key=" not in free.get("/metrics").text
 
 

@@ -72,6 +72,6 @@ def test_behind_a_prefix_all_is_as_without(service_with: Callable[..., TestClien
         assert 'src="/birds/static-offline-docs/swagger-ui-bundle.js"' in page
         assert service.get("/birds/openapi.json").json()["servers"] == [{"url": "/birds"}]
         counted = service.get("/metrics").text
-        assert 'modelo_penguin_requests_total{endpoint="/predict",status="200"} 2.0' in counted
+        assert 'model_requests_total{endpoint="/predict",model="modelo_penguin",status="200"} 2.0' in counted
         assert "/birds" not in counted
         assert service.get("/birdsong/health/live").status_code == 404

@@ -122,10 +122,11 @@ def test_tritons_client_is_answered_as_predict_answers(
     assert answer["model_version"] == service.get("/model-info").json()["version"]
     assert all(("data" in output) == (binary is False) for output in answer["outputs"])
     grown = {name: value - before.get(name, 0) for name, value in counted(service).items()}
-    assert grown['modelo_penguin_requests_total{endpoint="/v2/models/modelo_penguin/infer",status="200"}'] == 1
-    assert grown["modelo_penguin_drift_rows"] == len(records)
+    requests = 'model_requests_total{endpoint="/v2/models/modelo_penguin/infer",model="modelo_penguin",status="200"}'
+    assert grown[requests] == 1
+    assert grown['model_drift_rows{model="modelo_penguin"}'] == len(records)
     for label in TARGET.values:
-        assert grown[f'modelo_penguin_predictions_total{{class="{label}"}}'] == labels.count(label)
+        assert grown[f'model_predictions_total{{class="{label}",model="modelo_penguin"}}'] == labels.count(label)
 
 
 def counted(service: TestClient) -> dict[str, float]:

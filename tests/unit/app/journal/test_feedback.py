@@ -66,12 +66,9 @@ def outcomes(answer: Any) -> list[str]:
 
 def metrics(client: TestClient) -> dict[str, float]:
     """Return the journal's and feedback's figures, without what their names begin with."""
-    return {
-        name: float(value)
-        for name, value in re.findall(
-            r"^modelo_penguin_((?:journal|feedback)\S*) (\S+)$", client.get("/metrics").text, re.M
-        )
-    }
+    line = r'^model_((?:journal|feedback)\w*){(\S*?),?model="modelo_penguin"} (\S+)$'
+    found = re.findall(line, client.get("/metrics").text, re.MULTILINE)
+    return {name + (f"{{{labels}}}" if labels else ""): float(value) for name, labels, value in found}
 
 
 def protocol_body(rows: int) -> dict[str, Any]:
@@ -278,7 +275,7 @@ def test_where_the_journal_was_taken_away_feedback_is_refused_and_predictions_go
     refused = say(client, ("a", FALSE))
     assert (refused.status_code, refused.json()["detail"][:17]) == (503, "nothing was kept:")
     predict(client, "b")
-    assert "modelo_penguin_ready 1.0" in client.get("/metrics").text
+    assert 'model_ready{model="modelo_penguin"} 1.0' in client.get("/metrics").text
     path.parent.unlink()
     path.parent.with_name("away").rename(path.parent)
     predict(client, "c")

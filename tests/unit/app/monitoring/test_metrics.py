@@ -38,9 +38,7 @@ class Scrape:
 
     def by(self, name: str, *labels: str) -> dict[Any, float]:
         """Return the values by their label values. A single label is the key itself, not a tuple."""
-        found = {
-            tuple(s.labels[n] for n in labels): s.value for s in self.samples if s.name == f"modelo_penguin_{name}"
-        }
+        found = {tuple(s.labels[n] for n in labels): s.value for s in self.samples if s.name in (f"model_{name}", name)}
         return {key[0]: value for key, value in found.items()} if len(labels) == 1 else found
 
     def __getitem__(self, name: str) -> float:
@@ -96,7 +94,7 @@ def test_without_a_model_503_is_counted_and_nothing_is_said_of_a_model(client: T
     scrape = Scrape(client)
     assert scrape.requests == {("/model-info", "503"): 1, ("/predict", "503"): 1}
     assert scrape["ready"] == 0
-    assert not [s for s in scrape.samples if s.name.startswith(("modelo_penguin_model_info", "modelo_penguin_drift"))]
+    assert not [s for s in scrape.samples if s.name.startswith(("model_info", "model_drift"))]
     assert set(scrape.by("predictions_total", "class").values()) == {0}
 
 

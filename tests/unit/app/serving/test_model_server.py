@@ -331,8 +331,9 @@ def test_a_model_that_cannot_be_compiled_predicts_itself_counts_and_says_so(
         answer = client.post("/predict/batch", json={"records": [EXAMPLE] * 3}).json()
         assert [p["species"] for p in answer["predictions"]] == ["Gentoo"] * 3
         metrics = client.get("/metrics").text.splitlines()
-    for line in ("fallback 1.0", 'predictions_total{class="Gentoo"} 4.0', "drift_rows 4.0"):
-        assert f"modelo_penguin_{line}" in metrics
+    of = 'model="modelo_penguin"'
+    for line in (f"fallback{{{of}}} 1.0", f'predictions_total{{class="Gentoo",{of}}} 4.0', f"drift_rows{{{of}}} 4.0"):
+        assert f"model_{line}" in metrics
     assert "predicting with the pipeline itself, which is slow: no graph for this" in caplog.text
 
 

@@ -71,9 +71,7 @@ def test_a_volume_that_hangs_is_said_and_looked_at_again_when_it_answers(
     with TestClient(create_app(Settings(poll_seconds=0.01, retry_seconds=0.01), registry)) as client:
 
         def seen() -> float:
-            found = re.search(
-                r"^modelo_penguin_registry_seen_timestamp_seconds (\S+)", client.get("/metrics").text, re.M
-            )
+            found = re.search(r"^model_registry_seen_timestamp_seconds{.*} (\S+)", client.get("/metrics").text, re.M)
             assert found
             return float(found[1])
 
