@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := .local/tools/bin/uv
 BIN := .venv/bin
 
-.PHONY: help run test e2e bench lint lock clean
+.PHONY: help run table check test e2e bench lint lock clean
 
 help: ## show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,8 +24,16 @@ $(UV): requirements-dev.txt
 run: .venv/installed ## start Airflow on 8080 and the API on 8989, and train a first model; Ctrl-C stops them
 	@exec $(BIN)/python -m launcher
 
+# By the environment, so that the shell reads neither the path nor the name: `Precio ($)` and blanks survive.
+export CSV TARGET
+table: .venv/installed ## declare the table of CSV=FILE, with TARGET=COLUMN to predict (TASK=class, CHECK=1 only looks, FORCE=1 overwrites)
+	@PYTHONPATH=plugins $(BIN)/python -m penguins.table "$$CSV" --target "$$TARGET" $(if $(TASK),--task $(TASK)) $(if $(FORCE),--force) $(if $(CHECK),--check)
+
+check: .venv/installed ## hold the table's file, or CSV=FILE, against the declaration
+	@PYTHONPATH=plugins $(BIN)/python -m penguins.data "$$CSV"
+
 test: .venv/installed ## run every test that needs no Docker
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python tests/run.py --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # One for two cores: beside another, a stack of sixteen services takes longer to answer than Airflow itself waits.
 STACKS = $$($(BIN)/python -c "import os; print(min(max(os.cpu_count() // 2, 1), 2))")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from secrets import token_urlsafe
 from typing import Literal
 
@@ -18,7 +20,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from stack import LONG_LIVED, Stack, docker, needs_root
-from support import ROOT
+from support import ROOT, copy_project
 
 OWN_HOST = re.compile(r"(https?|wss?)://localhost(:\d+)?/|data:|blob:")
 PICTURES = ROOT / "images"
@@ -456,3 +458,16 @@ def test_crashed_containers_come_back_and_the_next_run_is_green(stack: Stack) ->
     run_id = stack.trigger()
     assert stack.wait_for_run(run_id) == "success"
     stack.wait_served(run_id)
+
+
+def test_a_table_is_declared_with_docker_alone(stack: Stack, tmp_path: Path) -> None:
+    fork, csv = tmp_path / "fork", tmp_path / "my table.csv"
+    copy_project(fork)
+    csv.write_text("size;kind\n" + "".join(f"{n},5;{'big' if n > 60 else 'small'}\n" for n in range(120)))
+    mount, user = f"{csv}:/csv/{csv.name}:ro", str(os.getuid())
+    command = ["run", "--rm", "--user", user, "--volume", mount, "table", f"/csv/{csv.name}", "--target", "kind"]
+    printed = stack.compose("--project-directory", str(fork), *command)
+    assert "it alone tells the target" in printed
+    assert 'FILE = FileFormat(delimiter=";", decimal=",")' in (fork / "plugins/penguins/schema.py").read_text()
+    assert (fork / "plugins/penguins/schema.py.before").read_text() == (ROOT / "plugins/penguins/schema.py").read_text()
+    assert (fork / "dags" / csv.name).read_text() == csv.read_text()

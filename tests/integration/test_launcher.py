@@ -370,7 +370,11 @@ def test_what_an_older_release_signed_is_signed_anew_before_anything_starts_or_t
     folder = tmp_path / "p"
     fresh_copy(copy, folder)
     shutil.copytree(BEFORE_ED25519 / "models", folder / "models")
-    write_main(folder, "launcher.start_airflow = lambda *_: signal.raise_signal(signal.SIGINT)")
+    write_main(
+        folder,
+        "launcher.trained_version = lambda *_: None",  # these manifests say nothing of what trained them
+        "launcher.start_airflow = lambda *_: signal.raise_signal(signal.SIGINT)",
+    )
     (folder / ".local").mkdir()
     keys = Keys(folder / ".local" / "model_signing.key", folder / ".local" / "model_signing.pub")
     keys.private.write_text("neither")
@@ -418,18 +422,41 @@ def test_a_run_that_fails_ends_the_launcher_with_the_tasks_log(
 ) -> None:
     folder = tmp_path / "p"
     fresh_copy(copy, folder)
-    csv = folder / "dags" / "penguins_size.csv"
-    csv.write_text(csv.read_text().replace("39.1", "thirty", 1))
+    schema = folder / "plugins" / "penguins" / "schema.py"
+    schema.write_text(schema.read_text().replace("MIN_ACCURACY = 0.9\n", "MIN_ACCURACY = 1\n"))
     launcher = launch(start_process, folder, ports)
     output, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 1
-    assert "check_source       failed" in output
-    assert "line 2, column culmen_length_mm: 'thirty'; the rule is a number from 10 to 100 mm" in output
-    _, log = output.split("The log of check_source:\n")
+    assert "validate           failed" in output
+    _, log = output.split("The log of validate:\n")
+    assert "min_accuracy" in log
     assert "  info     DAG bundles loaded: dags-folder\n" in log
     for noise in ("::group::", "::endgroup::", "  warning ", "deprecated"):
         assert noise not in log
     assert processes_in(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("39.1", "thirty", "line 2, column culmen_length_mm: 'thirty'; the rule is a number from 10 to 100 mm"),
+        ("species,", "kind,", "line 1: the header lacks 'species'; it has, and the declaration does not, 'kind'"),
+        ("", "", "No such file or directory"),
+    ],
+    ids=["a cell", "a header", "no file"],
+)
+def test_a_file_that_a_run_would_refuse_is_said_before_anything_starts(
+    start_process: Start, tmp_path: Path, copy: Path, ports: dict[str, str], old: str, new: str, said: str
+) -> None:
+    fresh_copy(copy, tmp_path / "p")
+    csv = tmp_path / "p" / "dags" / "penguins_size.csv"
+    csv.write_text(csv.read_text().replace(old, new, 1)) if old else csv.unlink()
+    launcher = launch(start_process, tmp_path / "p", ports)
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert said in output
+    assert "`make check` looks again, without a start" in output
+    assert "Starting" not in output
 
 
 @pytest.mark.parametrize("taken", ["AIRFLOW_PORT", "API_PORT"])
