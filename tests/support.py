@@ -26,16 +26,31 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 OWN_TABLE = ROOT / "docs" / "your-own-table.md"
-_DECLARATION = re.compile(r"(# -+ your own table: replace from here\n).*(# -+ to here\n)", re.DOTALL)
+_DECLARATION = re.compile(r"(# -+ your own table: replace from here\n)(.*)(# -+ to here\n)", re.DOTALL)
 
 
 def copy_project(folder: Path) -> None:
-    """Copy the files that git tracks into a folder, as they are here."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for file in filter(None, listed.split("\0")):
+    """Copy the files that git tracks, or would track, into a folder, as they are here."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for file in filter(lambda name: name and (ROOT / name).is_file(), listed.split("\0")):
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, target)
+
+
+def clone_project(folder: Path) -> None:
+    """Copy the project into a checkout of its own, in which make finds this environment installed."""
+    copy_project(folder)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "as it was"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+    (folder / ".venv").symlink_to(sys.prefix)
+    uv = folder / ".local" / "tools" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    uv.touch()
+    for older in (folder / "requirements-dev.txt", uv):  # than what was installed from them
+        os.utime(older, (0, 0))
 
 
 def empty_registry(folder: Path) -> Registry:
@@ -60,10 +75,17 @@ def dashboard_queries(window: str) -> dict[tuple[str, str], str]:
     return {(title, t["legendFormat"]): t["expr"].replace("$__rate_interval", window) for title, t in targets}
 
 
+def declaration(root: Path) -> str:
+    """Return what stands between the two lines of dashes of a checkout's schema.py."""
+    found = _DECLARATION.search((root / "plugins" / "penguins" / "schema.py").read_text("utf-8"))
+    assert found
+    return found[2].strip()
+
+
 def declare(root: Path, declaration: str) -> None:
     """Put a declaration between the two lines of dashes of a copy's schema.py."""
     path = root / "plugins" / "penguins" / "schema.py"
-    found = _DECLARATION.subn(lambda lines: f"{lines[1]}\n{declaration}\n{lines[2]}", path.read_text("utf-8"))
+    found = _DECLARATION.subn(lambda lines: f"{lines[1]}\n{declaration}\n\n{lines[3]}", path.read_text("utf-8"))
     assert found[1] == 1
     path.write_text(found[0], encoding="utf-8")
 
@@ -155,8 +177,10 @@ class AirflowForTests:
         other.env |= {"MODELS_DIR": str(other.models), "PYTHONPATH": str(root / "plugins")}
         return other
 
-    def run_dag(self, connection: dict[str, Any], **params: Any) -> subprocess.CompletedProcess[str]:
-        return self.run("dags", "test", "modelo_penguin", "--conf", json.dumps(params), connection=connection)
+    def run_dag(
+        self, connection: dict[str, Any], dag_id: str = "modelo_penguin", /, **params: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run("dags", "test", dag_id, "--conf", json.dumps(params), connection=connection)
 
 
 class Service:
@@ -191,4 +215,5 @@ class Service:
 
     def metric(self, name: str) -> float:
         lines = self.client.get("/metrics").text.splitlines()
-        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+        name = name if "{" in name else f'{name}{{model="modelo_penguin"}}'
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[-1])

@@ -9,178 +9,34 @@ import csv
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Fork, Start, check_service
 
-from penguins.journal.tables import URL
 from penguins.registry import Registry
 from penguins.schema import Category, Number
-from support import OWN_TABLE, AirflowForTests, Service, code_blocks, connection_of, copy_project, declare, free_port
+from support import OWN_TABLE, AirflowForTests, Service, clone_project, code_blocks, connection_of
 
 FEW_TREES = 10  # which are trained, compiled and proven sooner
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@dataclass
-class Fork:
-    """A copy of the project, to be given another table."""
-
-    root: Path
-    airflow: AirflowForTests
-    start_process: Start
-
-    def declare(self, declaration: str) -> None:
-        declare(self.root, declaration)
-
-    def schema(self) -> dict[str, Any]:
-        """Return what the copy's own schema says, as its own Python reads it."""
-        code = (
-            "import json; from dataclasses import asdict; from penguins.schema import *; "
-            "meant = lambda c: {'meanings': list(getattr(c, 'meanings', {}).items())}; "
-            "print(json.dumps({'target': asdict(TARGET) | meant(TARGET), 'example': EXAMPLE, 'csv': CSV_NAME, "
-            "'features': [{**asdict(c), 'rule': c.rule, **meant(c)} for c in FEATURES]}))"
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", code],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=os.environ | {"PYTHONPATH": str(self.root / "plugins")},
-        )
-        return json.loads(run.stdout)
-
-    def train(self, connection: dict[str, Any], **params: Any) -> None:
-        run = self.airflow.run_dag(connection, **params)
-        assert run.returncode == 0, run.stdout
-
-    @contextmanager
-    def service(self) -> Iterator[Service]:
-        """Serve from the copy, with a proven model or none."""
-        port = free_port()
-        env = {k: v for k, v in os.environ.items() if not k.startswith("API_")} | {
-            "MODELS_DIR": str(self.airflow.models),
-            "MODEL_PUBLIC_KEYS_FILE": str(self.airflow.keys.public),
-            "PYTHONPATH": str(self.root / "plugins"),
-            "API_PORT": str(port),
-            URL: f"sqlite:///{self.root}/journal.db",
-        }
-        process = self.start_process(sys.executable, "-m", "app", cwd=self.root, env=env)
-        service = Service(process, port)
-        service.wait(lambda: service.client.get("/health/live").is_success)
-        yield service
-        service.client.close()
-        process.terminate()
-        process.wait(timeout=60)
 
 
 @pytest.fixture
 def fork(tmp_path: Path, airflow: AirflowForTests, start_process: Start) -> Fork:
     root = tmp_path / "fork"
-    copy_project(root)
-    return Fork(root, airflow.of_copy(root), start_process)
+    clone_project(root)
+    return Fork(root, airflow.of_copy(root), start_process, root)
 
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> dict[str, Any]:
     return {"conn_type": "sqlite", "host": str(tmp_path / "warehouse.db")}
-
-
-def check_service(fork: Fork, service: Service) -> None:
-    """Check the running service against the copy's declaration."""
-    client, schema = service.client, fork.schema()
-    target, features = schema["target"], schema["features"]
-    info = service.info()
-    assert info.get("predictor") == "onnx", info
-    assert [f["name"] for f in info["features"]] == [f["name"] for f in features]
-    assert info["classes"] == sorted(target["values"])
-
-    openapi = client.get("/openapi.json").json()
-
-    def example(path: str) -> Any:
-        body = openapi["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        return next(iter(body["examples"].values()))["value"]
-
-    assert example("/predict") == schema["example"]
-    answer = client.post("/predict", json=example("/predict"))
-    assert answer.status_code == 200, answer.text
-    body = answer.json()
-    assert list(body) == [target["name"], "probabilities", "model_version"]
-    assert list(body["probabilities"]) == info["classes"]
-    assert sum(body["probabilities"].values()) == pytest.approx(1)
-    # A content type that the shortcut leaves to the ordinary route.
-    plain = {"content-type": "application/json; charset=utf-8"}
-    assert client.post("/predict", content=json.dumps(example("/predict")), headers=plain).content == answer.content
-
-    batch = client.post("/predict/batch", json=example("/predict/batch")).json()
-    assert [p[target["name"]] for p in batch["predictions"]] == [body[target["name"]]] * 2
-
-    for feature in features:
-        number = "unit" in feature
-        outside = [feature["maximum"] * 2 + 1 if number else "no such value", feature["minimum"] - 1 if number else ""]
-        for value in [*outside, *([None] if feature["required"] else [])]:
-            refused = client.post("/predict", json={**schema["example"], feature["name"]: value})
-            assert refused.status_code == 422, refused.text
-            [detail] = refused.json()["detail"]
-            assert detail["loc"][:2] == ["body", feature["name"]]
-            accepted = [feature["rule"]] if number else map(repr, feature["values"])
-            assert all(said in detail["msg"] for said in accepted), detail
-        if not feature["required"]:
-            assert client.post("/predict", json={**schema["example"], feature["name"]: None}).status_code == 200
-
-    check_meanings(service, schema)
-    assert [v["serving"] for v in client.get("/models").json()] == [True]
-    report = client.get("/report")
-    assert report.status_code == 200, report.text
-    assert all(f["name"] in report.text for f in features)
-    form = client.get("/try").text
-    assert all(f'data-column="{f["name"]}"' in form for f in features)
-
-
-def check_meanings(service: Service, schema: dict[str, Any]) -> None:
-    """Check that a number or boolean that looks like a value is taken for it, wherever one is sent."""
-    client, target = service.client, schema["target"]
-
-    def tensor(name: str, datatype: str, value: Any) -> dict[str, Any]:
-        return {"name": name, "shape": [1], "datatype": datatype, "data": [value]}
-
-    for feature in schema["features"]:
-        for meaning, value in feature["meanings"]:
-            as_text, as_sent = ({**schema["example"], feature["name"]: v} for v in (value, meaning))
-            expected = client.post("/predict", json=as_text)
-            for kind in ("application/json", "application/json; charset=utf-8"):  # the shortcut, and the ordinary route
-                answer = client.post("/predict", content=json.dumps(as_sent), headers={"content-type": kind})
-                assert (answer.status_code, answer.content) == (200, expected.content), as_sent
-                records = json.dumps({"records": [as_text, as_sent]})
-                batch = client.post("/predict/batch", content=records, headers={"content-type": kind}).json()
-                assert batch["predictions"][0] == batch["predictions"][1], as_sent
-            datatype = "BOOL" if isinstance(meaning, bool) else "INT64" if isinstance(meaning, int) else "FP64"
-            inputs = [
-                tensor(f["name"], "FP64" if "unit" in f else "BYTES", as_text[f["name"]])
-                for f in schema["features"]
-                if f is not feature
-            ]
-            inputs.append(tensor(feature["name"], datatype, meaning))
-            outputs = client.post("/v2/models/modelo_penguin/infer", json={"inputs": inputs}).json()["outputs"]
-            assert outputs[0]["data"] == [expected.json()[target["name"]]], as_sent
-    for number, (meaning, value) in enumerate(target["meanings"]):
-        name = {"X-Request-ID": f"asked-{number}"}
-        answer = client.post("/predict", json=schema["example"], headers=name)
-        outcomes = []
-        for truth in (meaning, value):
-            said = client.post("/feedback", json={"id": name["X-Request-ID"], target["name"]: truth})
-            assert said.status_code == 200, said.text
-            outcomes.append(said.json()["results"][0]["outcome"])
-        assert outcomes == ["new", "repeated"]
-        assert answer.json()[target["name"]] in target["values"]
 
 
 def predicted(fork: Fork, service: Service) -> float:
@@ -201,16 +57,20 @@ def predicted(fork: Fork, service: Service) -> float:
     return sum(label == row[target] for label, row in zip(labels, rows, strict=True)) / len(rows)
 
 
-def follow_the_page(fork: Fork) -> None:
-    """Take the first two steps."""
-    script, declaration = code_blocks(OWN_TABLE, "python")
-    (fork.root / "make_loans.py").write_text(script, encoding="utf-8")
-    subprocess.run(["sh", "-ec", code_blocks(OWN_TABLE, "sh")[0]], check=True, cwd=fork.root, timeout=60)
-    fork.declare(declaration)
+def follow_the_page(fork: Fork) -> str:
+    """Take its first steps. Return what they print."""
+    (fork.root / "make_loans.py").write_text(code_blocks(OWN_TABLE, "python")[0], encoding="utf-8")
+    steps = ["sh", "-ec", code_blocks(OWN_TABLE, "sh")[1]]
+    done = subprocess.run(steps, cwd=fork.root, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_page_does_what_it_says(fork: Fork, sqlite: dict[str, Any]) -> None:
-    follow_the_page(fork)
+    printed = [line.rstrip() for line in follow_the_page(fork).splitlines()]
+    shown = re.search(r"^```\n(column .*?)^```$", OWN_TABLE.read_text(), re.MULTILINE | re.DOTALL)
+    assert shown
+    assert printed == shown[1].splitlines()
     fork.train(sqlite)
     with fork.service() as service:
         check_service(fork, service)
@@ -221,16 +81,6 @@ def test_the_page_does_what_it_says(fork: Fork, sqlite: dict[str, Any]) -> None:
     assert answer.pop("model_version") != expected.pop("model_version")
     assert answer["repaid"] == expected["repaid"]
     assert list(answer["probabilities"]) == list(expected["probabilities"])
-
-
-def test_the_tests_that_the_page_names_pass_on_its_table(fork: Fork) -> None:
-    follow_the_page(fork)
-    _, *tests = shlex.split(code_blocks(OWN_TABLE, "sh")[3])
-    run = subprocess.run(
-        [sys.executable, *tests], check=False, cwd=fork.root, capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 0, run.stdout
-    assert "skipped" not in run.stdout
 
 
 def a_number(name: str, minimum: float, maximum: float, **more: Any) -> Number:
@@ -305,8 +155,10 @@ def put(fork: Fork, table: Table) -> None:
         writer.writerow([c.header for c in table])
         writer.writerows(rows_of(table))
     fork.declare(
-        'MISSING = ("unknown", "")\nCSV_NAME = "own.csv"\nTABLE = "Own_Table"\nMIN_ACCURACY = 0.5\n'
-        f"TARGET_NAME = {table[-1].name!r}\nCOLUMNS: tuple[Number | Category, ...] = {table!r}\n"
+        f'MISSING = ("unknown", "")\nNAME = {f"own_{len(table)}"!r}\n'
+        'CSV_NAME = "own.csv"\nFILE = FileFormat()\nTABLE = "Own_Table"\n'
+        f"MIN_ACCURACY = 0.5\nTARGET_NAME = {table[-1].name!r}\n"
+        f"COLUMNS: tuple[Number | Category | Ignored, ...] = {table!r}\n"
     )
 
 
@@ -335,7 +187,8 @@ def test_the_model_of_another_table_is_refused(
     version = publish()["version"]
     schema = fork.root / "plugins" / "penguins" / "schema.py"
     penguins = schema.read_text()
-    fork.declare(code_blocks(OWN_TABLE, "python")[1])
+    follow_the_page(fork)
+    loans = schema.read_text()
     fork.airflow.models, fork.airflow.keys = registry.root, registry.keys
     with fork.service() as service:
         schema.write_text(penguins)  # which the running service does not notice
@@ -345,7 +198,7 @@ def test_the_model_of_another_table_is_refused(
         assert "was changed since, start the service again" in refused.text
     with fork.service() as service:
         service.wait_for_version(version)
-    fork.declare(code_blocks(OWN_TABLE, "python")[1])
+    schema.write_text(loans)
     code = (
         "from launcher.__main__ import trained_version; from penguins.registry import Registry; "
         "print(trained_version(Registry.from_environment()))"
