@@ -29,7 +29,7 @@ from penguins.table.reading import Seen, observe, sniff
 
 PROJECT = SCHEMA.parents[2]
 DAGS = PROJECT / "dags"
-SHOWN_COLUMNS = 200
+MAX_CANDIDATES = 200  # for the target, that a message names
 
 
 class TableError(ValueError):
@@ -91,7 +91,7 @@ def _place_of(target: str, columns: Sequence[Seen], names: Sequence[str]) -> int
     for text in (target, target.strip().casefold(), name_of(target, set())):
         if found := [place for place, spellings in enumerate(spelled) if target and text in spellings]:
             return found[0]
-    listed = ", ".join(repr(c.header) for c in columns[:SHOWN_COLUMNS])
+    listed = ", ".join(repr(c.header) for c in columns[:MAX_CANDIDATES])
     came = f"there is no column {target!r}" if target else "no column to predict was named"
     raise TableError(f"{came}. Set TARGET to one of {listed}.")
 
@@ -145,7 +145,7 @@ def show(console: Console, declaration: Declaration, base: float, reached: float
     table = Table(box=None, pad_edge=False)
     for heading in ("column", "is", "values", "missing", "check"):
         table.add_column(heading, overflow="fold")
-    for found in declaration.guesses[:SHOWN_COLUMNS]:
+    for found in declaration.guesses:
         column = found.column
         if isinstance(column, Number):
             kind, values = "number", f"{column.minimum} to {column.maximum}"

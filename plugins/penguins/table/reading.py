@@ -56,13 +56,11 @@ class Seen:
     low, high : dict
         By style of writing, the smallest and the largest number.
     words : dict
-        By style, the values that are no number in it, but for `MAX_VALUES` others.
+        By style, the values that are no number in it. With more than `MAX_VALUES`, others are not looked at in it.
     fractions : set
         The styles in which a number is no whole one.
     padded : bool
         Whether there are blanks around a value.
-    longest : int
-        Characters of the longest value.
     digest : hash
         Of all values in their order.
     """
@@ -76,7 +74,6 @@ class Seen:
     words: dict[tuple[str, str], set[str]] = field(default_factory=lambda: {style: set() for style in STYLES})
     fractions: set[tuple[str, str]] = field(default_factory=set)
     padded: bool = False
-    longest: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, texts: Sequence[str]) -> None:
@@ -87,24 +84,32 @@ class Seen:
         found = Counter(texts)
         new = found.keys() - self.values.keys()
         self.rows += found.total()
+        styles = [style for style, words in self.words.items() if len(words) <= MAX_VALUES]
         for text in new:
-            self.longest = max(self.longest, len(text))
-            for style, words in self.words.items():
-                if len(words) > MAX_VALUES:
-                    continue
-                if not _NUMBERS[style].fullmatch(text):
-                    words.add(text)
-                    continue
-                number = as_number(text, style)
-                self.low[style] = min(number, self.low.get(style, number))
-                self.high[style] = max(number, self.high.get(style, number))
-                if not number.is_integer():
-                    self.fractions.add(style)
+            plain: dict[str, float | None] = {}  # by the decimal sign: what it is without thousands
+            for style in styles:
+                thousands, decimal = style
+                if not thousands or thousands in text or decimal not in plain:
+                    number = as_number(text, style) if _NUMBERS[style].fullmatch(text) else None
+                else:
+                    number = plain[decimal]
+                if not thousands:
+                    plain[decimal] = number
+                self._note(text, number, style)
         if (room := max(MAX_VALUES - len(self.values), 0)) < len(new):
             self.many = True
             counted = {*self.values, *islice(new, room), *MISSING, *MISSING_IN_NUMBERS}
             found = Counter({text: count for text, count in found.items() if text in counted})
         self.values.update(found)
+
+    def _note(self, text: str, number: float | None, style: tuple[str, str]) -> None:
+        if number is None:
+            self.words[style].add(text)
+            return
+        self.low[style] = min(number, self.low.get(style, number))
+        self.high[style] = max(number, self.high.get(style, number))
+        if not number.is_integer():
+            self.fractions.add(style)
 
 
 def as_number(text: str, style: tuple[str, str]) -> float:
