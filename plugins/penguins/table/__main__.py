@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only look: write nothing")
     parser.add_argument("--force", action="store_true", help="overwrite a declaration that git does not have")
     given = parser.parse_args(arguments)
+    if given.file == Path():  # as make hands it on where CSV is not set
+        print("make table: which file? make table CSV=FILE TARGET=COLUMN", file=sys.stderr)
+        return 1
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         path = given.file.expanduser().resolve()

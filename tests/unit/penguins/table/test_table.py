@@ -384,6 +384,11 @@ def test_what_is_no_file_is_said(
     assert error.rstrip().endswith("Nothing was changed.")
 
 
+def test_without_a_file_it_says_how_to_name_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["", "--target", ""]) == 1
+    assert "make table CSV=FILE TARGET=COLUMN" in capsys.readouterr().err
+
+
 def test_a_schema_without_its_dashed_lines_is_left_alone(tmp_path: Path, csv: Path) -> None:
     with pytest.raises(ValueError, match="has lost the two dashed lines"):
         written(declared(csv, csv.read_bytes()), "MISSING = ()\n")
