@@ -39,6 +39,11 @@ def copy_project(folder: Path) -> None:
         shutil.copy(ROOT / file, target)
 
 
+def outside_make() -> dict[str, str]:
+    """Return the environment without what `make test` tells a make that it starts, which would then say where it is."""
+    return {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 def clone_project(folder: Path) -> None:
     """Copy the project into a checkout of its own, in which make finds this environment installed."""
     copy_project(folder)

@@ -22,7 +22,7 @@ from forks import Fork, Start, check_service
 
 from penguins.registry import Registry
 from penguins.schema import Category, Number
-from support import OWN_TABLE, AirflowForTests, Service, clone_project, code_blocks, connection_of
+from support import OWN_TABLE, AirflowForTests, Service, clone_project, code_blocks, connection_of, outside_make
 
 FEW_TREES = 10  # which are trained, compiled and proven sooner
 
@@ -61,7 +61,9 @@ def follow_the_page(fork: Fork) -> str:
     """Take its first steps. Return what they print."""
     (fork.root / "make_loans.py").write_text(code_blocks(OWN_TABLE, "python")[0], encoding="utf-8")
     steps = ["sh", "-ec", code_blocks(OWN_TABLE, "sh")[1]]
-    done = subprocess.run(steps, cwd=fork.root, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        steps, cwd=fork.root, env=outside_make(), check=False, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -17,7 +17,7 @@ from forks import Fork, Start, check_service
 from sklearn import datasets
 
 from penguins.registry import Registry
-from support import AirflowForTests, clone_project, connection_of
+from support import AirflowForTests, clone_project, connection_of, outside_make
 
 FEW_TREES = 10
 A_TEST_OF_PENGUINS = "tests/unit/penguins/data/test_progress.py"
@@ -73,7 +73,9 @@ def fork(tmp_path: Path, airflow: AirflowForTests, start_process: Start) -> Fork
 def make(root: Path, goal: str, **variables: str) -> str:
     """Call make as a person would. Return what it prints."""
     command = ["make", goal, *(f"{name}={value}" for name, value in variables.items())]
-    done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=root, env=outside_make(), check=False, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
