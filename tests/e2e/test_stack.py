@@ -116,7 +116,7 @@ def test_the_connection_is_there_and_its_test_succeeds(stack: Stack, page: Page)
 
 def test_the_code_tab_shows_the_dag(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.airflow_url}/dags/modelo_penguin/code")
-    expect(page.get_by_text("Train the penguin model from the raw CSV").first).to_be_visible()
+    expect(page.get_by_text("Train the model from the raw CSV").first).to_be_visible()
     picture(page, "CodeDAG.png")
 
 
