@@ -138,6 +138,15 @@ def test_rows_that_repeat_by_nature_count_each(penguins_tables: Tables) -> None:
     assert len(first) == 342
 
 
+def test_equal_rows_count_one_by_one_if_any_class_has_too_few_others(penguins_frames: Frames) -> None:
+    frame = penguins_frames[0].copy()
+    one_class = frame[TARGET.name] == TARGET.values[1]
+    for column in FEATURES:
+        frame.loc[one_class, column.name] = frame.loc[one_class, column.name].iloc[0]
+    groups, first = distinct_rows(table_of(frame))
+    assert list(groups) == list(first) == list(range(len(frame)))
+
+
 # label_codes and feature_frame
 
 
