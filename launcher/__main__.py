@@ -104,7 +104,10 @@ def launch(processes: Processes, airflow: Airflow, api_url: str, connection: dic
         run_id = airflow.trigger(NAME)
         say(f"Training: run {run_id} of {NAME}")
         airflow.follow(NAME, run_id, processes)
-        serving = registry.current()
+        try:
+            serving = registry.current()
+        except RegistryError as error:
+            say(f"What serves cannot be trusted: {error}")
     if serving:
         show(registry.manifest(serving), processes, api_url)
     # Last, because no task of this DAG needs it. Without it, Airflow's home page shows the triggerer in red.

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.file == Path():  # as make hands it on where CSV is not set
         print("make table: which file? make table CSV=FILE TARGET=COLUMN", file=sys.stderr)
         return 1
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
     try:
         path = given.file.expanduser().resolve()
         declaration, base, reached = declare(path, given.target, given.task)
@@ -76,7 +76,7 @@ def declare(path: Path, target: str, task: str) -> tuple[Declaration, float, flo
     guesses[place] = _target(columns[place], names[place], missing, style, task)
     _find_duplicates(guesses)
     known = [row for row in rows if row[place].strip() not in missing]
-    features = features_of(known, [g for i, g in enumerate(guesses)], missing, style)
+    features = features_of(known, guesses, missing, style)
     features.pop(names[place])
     if not features:
         raise TableError(f"{path} has no column to predict {columns[place].header!r} from.")
@@ -104,6 +104,8 @@ def _target(seen: Seen, name: str, missing: tuple[str, ...], style: tuple[str, s
     lacking = sum(seen.values[text] for text in missing)
     is_number = style in seen.low and seen.words[style].issubset(missing)
     is_amount = is_number and (seen.many or len(values) > MAX_CLASSES or style in seen.fractions)
+    if task == "number" and not is_number:
+        raise TableError(f"TASK=number, but {seen.header!r} holds texts. Leave TASK out: it is a class.")
     if task == "number" or (not task and is_amount):
         raise TableError(
             f"{seen.header!r} is a number from {seen.low.get(style):g} to {seen.high.get(style):g}, and only classes "

@@ -208,17 +208,17 @@ def observe(path: Path, form: FileFormat) -> tuple[FileFormat, list[Seen], list[
     Raises
     ------
     SourceError
-        If a row has more or fewer values than the first.
+        If there is no row, or one has more or fewer values than the first.
     """
-    columns: list[Seen] = []
     sample = Sample()
     with opened_lines(path, form) as lines:
         rows = raw_records(path, lines, form)
-        for _, first in islice(rows, 1):
-            columns = [
-                Seen(h) for h in (headers_of(first, form) if form.header else headers_of([""] * len(first), form))
-            ]
-            chunk = [] if form.header else [first]
+        _, first = next(rows, (0, []))
+        if not first:
+            raise SourceError(f"{path} has no row.")
+        columns = [Seen(header) for header in headers_of(first if form.header else [""] * len(first), form)]
+        chunk = [] if form.header else [first]
+        rows = (row for row in rows if row[1])  # without blank lines
         while chunk := [*chunk, *_checked(path, rows, len(columns), CHUNK_ROWS)]:
             for column, values in zip(columns, zip(*chunk, strict=True), strict=True):
                 column.add(values)
@@ -237,12 +237,12 @@ def observe(path: Path, form: FileFormat) -> tuple[FileFormat, list[Seen], list[
 def _checked(path: Path, rows: Iterator[tuple[int, list[str]]], width: int, most: int) -> list[list[str]]:
     chunk = []
     for line, values in islice(rows, most):
-        if values and len(values) != width:
+        if len(values) != width:
             raise SourceError(
                 f"{path}, line {line}: {len(values)} values, but the rows before have {width}. Correct the line, or "
                 "quote values that hold a delimiter."
             )
-        chunk += [values] if values else []
+        chunk.append(values)
     return chunk
 
 

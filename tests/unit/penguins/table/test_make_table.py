@@ -20,6 +20,7 @@ from penguins import column_types, schema
 from penguins.column_types import Category, FileFormat, Ignored, Number, SchemaError
 from penguins.data.text import SourceError
 from penguins.table import __main__ as command_line
+from penguins.table import reading
 from penguins.table.__main__ import TableError, declare, main
 from penguins.table.declaring import Declaration, written
 from penguins.table.guessing import name_of, with_room
@@ -160,6 +161,7 @@ NUMBER = "x,class\n" + "".join(f"{draw.random()},{n / 3:.2f}\n" for n in range(1
 CODES = "x,class\n" + "".join(f"{draw.random()},{n % 30}\n" for n in range(900))
 MISTAKES: dict[str, tuple[bytes, str, str]] = {
     "nothing": (b"", "class", "a.csv is empty"),
+    "a blank line": (b"\n", "class", "a.csv"),
     "Excel": (b"PK\x03\x04" + b"\0" * 100, "class", "an Excel workbook or a zip: save the sheet as CSV"),
     "gzip": (gzip.compress(lines().encode()), "class", "compressed by gzip: unpack it with `gunzip`"),
     "Parquet": (b"PAR1" + b"\0" * 100, "class", "Parquet: `pandas.read_parquet(FILE).to_csv(NEW, index=False)`"),
@@ -203,6 +205,18 @@ def test_what_cannot_be_declared_is_refused_with_what_to_do(
     with pytest.raises((TableError, SourceError, SchemaError)) as caught:
         declared(tmp_path / "a.csv", content, target)
     assert said in str(caught.value)
+
+
+def test_a_text_is_no_number_whatever_the_task_says(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="TASK=number, but 'class' holds texts"):
+        declared(tmp_path / "a.csv", lines(), task="number")
+
+
+def test_many_blank_lines_hide_no_row_behind_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 10)
+    half = lines().splitlines(keepends=True)
+    content = "".join([*half[:101], *["\n"] * 30, *half[101:]])
+    assert declared(tmp_path / "a.csv", content).guesses[0].seen.rows == len(ROWS)
 
 
 def test_task_class_takes_each_number_for_a_class(tmp_path: Path) -> None:
@@ -300,6 +314,14 @@ def test_the_declaration_is_written_the_file_copied_and_both_can_be_undone(
     undo = capsys.readouterr().out.rpartition("To undo it: ")[2]
     subprocess.run(["sh", "-ec", undo], cwd=project, check=True, timeout=60)
     assert tree(project) == before
+
+
+def test_a_header_is_shown_as_it_is(project: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    csv.write_text(lines(header="Area [m2],kind :warning:,class"))
+    assert main([str(csv), "--target", "class", "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "area_m2 (Area [m2])" in said
+    assert "kind :warning:" in said
 
 
 def test_only_looking_writes_nothing(project: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
